@@ -1,0 +1,167 @@
+/* One node's part in the mesh: who the peers are, which links are proven, which keys live where.
+ *
+ * Glossary: a *peer* is another node of the derpMap; a *link* is one connection to a peer, carried by the node
+ * (node/link_io), known here by a number; a *location* says that a peer serves a client key; *home* is the node whose
+ * region the client prefers (NotePreferred), any other serving node is *visited*; *up* = the link has proven the mesh key.
+ *
+ * Pure: no sockets, no libuv, no clock (now, in milliseconds of a monotonic clock, is an argument), no randomness of
+ * its own.  So a whole mesh of nodes runs in one process in virtual time (tests/unit/test_mesh_sim.c).
+ * Thread: one (the control thread).  Calls into ops happen inside the mesh_* call that causes them, never later;
+ * ops must not call back into the mesh.
+ * Protocol: docs/protocol.md. */
+#ifndef DERPMESH_MESH_MESH_H
+#define DERPMESH_MESH_MESH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mesh/routes.h"
+#include "proto/derpmap.h"
+#include "proto/frame.h"
+#include "proto/key.h"
+
+struct mesh;
+
+enum mesh_log_level { MESH_LOG_DEBUG, MESH_LOG_INFO, MESH_LOG_WARN, MESH_LOG_ERROR };
+
+/* The way up.  ctx is mesh_config.ctx. */
+struct mesh_ops {
+    /* Fills out with random bytes (tests: from a seed). */
+    void (*random)(void *ctx, void *out, size_t len);
+    /* Connect to this node (address, port, TLS and pin as the map says) and ask for Upgrade: derpmesh/1.
+     * The answer is mesh_link_open(…, dial) or mesh_dial_failed(dial). */
+    void (*dial)(void *ctx, uint64_t dial, const struct derpmap_node *node);
+    /* Give up a dial that is under way; no answer is expected any more (a late one is ignored). */
+    void (*dial_cancel)(void *ctx, uint64_t dial);
+    /* Send one whole 0x60 frame (header included) on a link.  Copied by the callee. */
+    void (*send)(void *ctx, uint64_t link, const uint8_t *frame, size_t len);
+    /* Close a link after what was sent; why is for the log.  mesh_link_closed is not called for it. */
+    void (*close)(void *ctx, uint64_t link, const char *why);
+    /* Data for node goes over link from now on; 0: no link, nothing can be sent. */
+    void (*node_link)(void *ctx, uint32_t node, uint64_t link);
+    /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
+    void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
+    /* The key has left for certain (its owner announced it, no other location for MESH_GONE_HOLD_MS): tell clients
+     * that heard from it PeerGone. */
+    void (*gone)(void *ctx, const struct derp_key *key);
+    /* A peer's node key was seen for the first time and is trusted from now on: store it. */
+    void (*pin)(void *ctx, const char *name, const struct derp_key *key);
+    /* One event for a person; msg is one line without a newline and without secrets. */
+    void (*log)(void *ctx, enum mesh_log_level level, const char *msg);
+};
+
+enum {
+    MESH_GONE_HOLD_MS = 3000,       /* wait for another location before PeerGone */
+    MESH_AUTH_TIMEOUT_MS = 10000,   /* HELLO and AUTH done by then */
+    MESH_PING_MS = 1000,
+    MESH_LINK_SUSPECT_MS = 1500,    /* no pong and nothing received: prefer other paths, say so */
+    MESH_LINK_DEAD_MS = 60000,      /* without any byte: closed */
+    MESH_BACKOFF_MAX_MS = 30000,    /* full jitter up to this */
+    MESH_SECOND_DIALER_MS = 5000,   /* the side that is not preferred dials too after this */
+    MESH_GLEAN_MS = 120000,
+    MESH_ANN_MS = 20                /* ups leave at the latest after this */
+};
+
+struct mesh_pin {
+    const char *name;
+    struct derp_key key;
+};
+
+struct mesh_config {
+    const struct mesh_ops *ops;
+    void *ctx;
+    const char *software;           /* "derpmesh 0.1.0", told in HELLO */
+    struct key_pair node_key;
+    uint64_t boot;                  /* max(stored + 1, unix milliseconds) */
+    uint8_t instance[16];           /* random, new at each start */
+    const struct mesh_keys *keys;   /* copied */
+    const struct derpmap *map;      /* borrowed until the next mesh_set_map or mesh_free */
+    const struct derpmap_node *self;/* in map */
+    const struct mesh_pin *pins;    /* known node keys; copied */
+    size_t n_pins;
+};
+
+struct mesh *mesh_new(const struct mesh_config *config, uint64_t now); /* NULL without memory */
+void mesh_free(struct mesh *m); /* says BYE on every link, calls ops->close; no route calls */
+
+/* Takes over a new map by difference of names: unchanged peers keep their links; peers no longer listed are closed;
+ * peers reached otherwise (derpmap_node_same) are dialled anew before the old link goes.  self is this node in the
+ * new map and has the same id as before. */
+void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpmap_node *self, uint64_t now);
+/* New keyring: links proven with a key that is no longer in it are closed, others stay. */
+void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now);
+
+/* Milliseconds of monotonic time when mesh_tick wants to be called next. */
+uint64_t mesh_next(const struct mesh *m);
+void mesh_tick(struct mesh *m, uint64_t now);
+
+/* ---- links ---- */
+
+struct mesh_link_info {
+    bool dialer;             /* we dialled; dial says which ops->dial it answers */
+    uint64_t dial;
+    bool has_exporter;       /* false: a proxy stands between and the operator said so */
+    uint8_t exporter[32];    /* TLS exporter, label "EXPORTER-derpmesh-1" */
+    const char *from;        /* the other side's address, for logs; copied */
+};
+/* A connection has answered 101 (either side).  link is a number never used before.  The dialer's HELLO leaves now. */
+void mesh_link_open(struct mesh *m, uint64_t link, const struct mesh_link_info *info, uint64_t now);
+/* One 0x60 frame's payload came in.  received: bytes of any kind received on the connection so far (liveness). */
+void mesh_link_input(struct mesh *m, uint64_t link, const uint8_t *payload, size_t len, uint64_t now);
+/* Bytes of data came in on a link (call at most every 100 ms; liveness). */
+void mesh_link_alive(struct mesh *m, uint64_t link, uint64_t now);
+void mesh_link_closed(struct mesh *m, uint64_t link, const char *why, uint64_t now);
+void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t now);
+
+/* ---- clients of this node: the first and last connection of a key ---- */
+
+int mesh_client_up(struct mesh *m, const struct derp_key *key, bool home, uint64_t now); /* 0, -1 no memory */
+void mesh_client_home(struct mesh *m, const struct derp_key *key, bool home, uint64_t now);
+void mesh_client_down(struct mesh *m, const struct derp_key *key, uint64_t now);
+
+/* A data frame from this key came over the link of that node: replies find their way for MESH_GLEAN_MS. */
+void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id *node, uint64_t now);
+
+/* ---- looking ---- */
+
+/* The index of a node, NODE_NONE if unknown.  Indices are small, and stay with a Name for the mesh's life. */
+uint32_t mesh_node_index(const struct mesh *m, const struct node_id *id);
+uint32_t mesh_n_nodes(const struct mesh *m);
+
+enum mesh_peer_state { MESH_PEER_DOWN, MESH_PEER_DIALING, MESH_PEER_AUTH, MESH_PEER_UP, MESH_PEER_SUSPECT, MESH_PEER_REMOVED };
+struct mesh_peer_info {
+    const char *name;            /* the map's id of it */
+    struct node_id id;
+    int region_id;
+    enum mesh_peer_state state;
+    uint64_t link;               /* 0 if none */
+    bool dialed_by_us;
+    double rtt_ms;               /* windowed minimum; < 0 unknown */
+    uint32_t n_keys;             /* announced by it */
+    bool map_differs;
+    bool synced;
+    char software[32];
+    char last_error[160];        /* why the last attempt or link ended; "" if none */
+    uint64_t since;              /* now-value of the last state change */
+};
+/* False if there is no such index (or it is ourselves). */
+bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out);
+
+struct mesh_location {
+    uint32_t node;               /* NODE_NONE: this node */
+    bool home, gleaned;
+};
+/* All known locations of a key, best first; returns how many (at most max are written). */
+size_t mesh_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
+
+struct mesh_counters {
+    uint64_t ann_sent, ann_received, sync_sent, sync_received, refused_hello, refused_auth, refused_unknown_peer,
+        refused_pin, bad_message, unknown_message, links_opened, links_closed, control_bytes_sent, control_bytes_received,
+        gleaned, gone;
+    uint64_t n_remote_keys;
+    uint64_t bytes; /* memory of the key tables */
+};
+void mesh_counters(const struct mesh *m, struct mesh_counters *out);
+
+#endif

@@ -1,0 +1,65 @@
+/* What an operator sets: flags over DERPMESH_<KEY> over the YAML file over defaults (README, "Settings").
+ *
+ * A struct config is immutable once loaded.  Reload makes a new one beside the old and swaps only if all of it is good.
+ * Ownership: config_load allocates, config_free ends it and every string in it. */
+#ifndef DERPMESH_NODE_CONFIG_H
+#define DERPMESH_NODE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "node/log.h"
+
+enum config_tls { TLS_AUTO, TLS_MANUAL, TLS_ACME, TLS_OFF };
+
+/* ADDR:PORT; addr "" = the default (see listen in README), port -1 = off, 0 = as the map says. */
+struct config_listen {
+    char addr[64];
+    int port;
+};
+
+enum { CONFIG_PROXIES_MAX = 32 };
+struct config_cidr {
+    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
+    int bits;       /* 0…128 */
+};
+
+struct config {
+    char *map_file, *node;          /* map, node */
+    char *state;                    /* /var/lib/derpmesh */
+    char *key_file;                 /* resolved: key_file, else STATE/node.key, else an existing derper.key */
+    char *mesh_key_file;            /* NULL: no mesh */
+    struct config_listen listen, listen_http, listen_stun;
+    enum config_tls tls;
+    char *cert_dir;                 /* STATE/certs */
+    char *acme_email, *acme_url;
+    struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
+    int n_proxies;
+    int workers;                    /* ≥ 1 */
+    uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */
+    uint32_t max_clients;           /* 0: from memory and descriptors */
+    uint32_t login_limit;           /* connections before login in all: 2048 */
+    uint32_t login_limit_ip;        /* … per IPv4 address or IPv6 /64: 64 */
+    bool transit;
+    struct config_listen metrics;   /* 127.0.0.1:9911 */
+    char *admin;                    /* /run/derpmesh/admin.sock */
+    uint32_t drain_timeout_ms;      /* 20 s */
+    enum log_level log_level;
+    enum log_format log_format;
+};
+
+/* Loads from argv (flags only: argv[0] is the first), the environment and the file.
+ * NULL with one sentence in err: where (file:line:col, flag or variable) and what to do.
+ * Unknown flags and keys are refused with the nearest known one.  *usage is set when the fault is in the
+ * command line (exit code 2). */
+struct config *config_load(int argc, char **argv, char *const *envp, char *err, size_t err_len, bool *usage);
+void config_free(struct config *c);
+
+/* The table behind --help and the documents: one line a key.  Calls out for each in order. */
+void config_keys(void (*out)(void *ctx, const char *key, const char *def, const char *meaning), void *ctx);
+
+/* "ADDR:PORT", ":PORT", "[v6]:PORT", "off".  0 or -1. */
+int config_listen_parse(struct config_listen *l, const char *text);
+
+#endif
