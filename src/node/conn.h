@@ -1,0 +1,88 @@
+/* One connection of a worker, from accept to close: a login first, then a client or a mesh link.
+ *
+ *   accepted → LOGIN (session.c: TLS, HTTP, DERP login) → CLIENT (relay.c)
+ *                                                       → LINK   (link_io.c)
+ *   dialled  → LINK (link_io.c)
+ *
+ * Owner: its worker.  Thread: the worker's.  Dies: in the worker's conn_free, after the stream's closed().
+ * Invariant: conns.slot[c->slot] == c from conn_add to conn_remove, and gen is never used twice. */
+#ifndef DERPMESH_NODE_CONN_H
+#define DERPMESH_NODE_CONN_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mesh/routes.h"
+#include "node/stream.h"
+#include "proto/key.h"
+
+enum conn_kind { CONN_LOGIN, CONN_CLIENT, CONN_LINK };
+
+struct worker;
+struct login;  /* session.c: what only a connection before login needs */
+struct link;   /* link_io.c */
+struct heard_entry;
+
+/* IPv4 as ::ffff:a.b.c.d, so that any check by address sees one form. */
+struct conn_addr {
+    uint8_t ip[16];
+    uint16_t port;
+};
+
+struct conn {
+    struct stream stream; /* first: stream callbacks get back to the conn */
+    struct worker *worker;
+    uint64_t gen;
+    uint32_t slot;
+    uint8_t kind;        /* enum conn_kind */
+    bool home;           /* client: NotePreferred said so */
+    bool active;         /* client: packets for its key go here (one of several connections) */
+    bool announced;      /* client: the control thread knows of it */
+    uint8_t not_here;    /* tokens for PeerGone NotHere */
+    uint64_t not_here_at;
+    struct derp_key key; /* client's, or a link's peer's */
+    uint32_t skip;       /* bytes of an unknown frame still to be thrown away */
+    struct conn_addr addr;
+    struct login *login;
+    struct link *link;
+    struct heard_entry *heard; /* peers this client has heard from: heard.h */
+    /* timer wheel: wheel.h */
+    struct conn *wheel_prev, *wheel_next;
+    uint32_t wheel_slot;
+    uint64_t keepalive_at, login_by, idle_by; /* ms; 0: none */
+    struct conn *paused_next;
+    bool is_paused;
+};
+
+static inline struct conn *conn_of(struct stream *s)
+{
+    return (struct conn *)s;
+}
+
+struct conn_table {
+    struct conn **slot;
+    uint32_t *free_ring; /* slots free, first in first out */
+    uint32_t n_slots, cap, free_head, n_free;
+    uint64_t next_gen;   /* worker << 48 | counter */
+    uint32_t n_conns;
+};
+
+int conn_table_init(struct conn_table *t, uint32_t worker);
+void conn_table_deinit(struct conn_table *t);
+int conn_add(struct conn_table *t, struct conn *c); /* sets slot and gen; 0 or -1 no memory */
+void conn_remove(struct conn_table *t, struct conn *c);
+/* The connection of that name, or NULL if it is gone. */
+static inline struct conn *conn_get(const struct conn_table *t, uint32_t slot, uint64_t gen)
+{
+    if (slot >= t->n_slots || !t->slot[slot] || t->slot[slot]->gen != gen)
+        return NULL;
+    return t->slot[slot];
+}
+
+/* "1.2.3.4:567" or "[2001:db8::1]:567" into buf, which is returned. */
+enum { CONN_ADDR_TEXT = 64 };
+const char *conn_addr_text(char buf[static CONN_ADDR_TEXT], const struct conn_addr *a);
+void conn_addr_set(struct conn_addr *a, const struct sockaddr *sa);
+
+#endif

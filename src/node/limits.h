@@ -1,0 +1,34 @@
+/* Connections before login, counted over all workers: in all, and per IPv4 address or IPv6 /64.
+ *
+ * Counters in a fixed table hashed by prefix with a secret seed: two prefixes may share one (then both are limited
+ * together, which errs on the safe side).  Thread: any, lock-free. */
+#ifndef DERPMESH_NODE_LIMITS_H
+#define DERPMESH_NODE_LIMITS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "node/conn.h"
+
+enum { LIMITS_BUCKETS = 16384 };
+
+struct login_limits {
+    uint64_t seed;
+    _Atomic uint32_t max_total, max_prefix; /* changed by a reload */
+    _Atomic uint32_t max_clients;
+    _Atomic uint32_t total;
+    _Atomic uint32_t clients;
+    _Atomic uint16_t prefix[LIMITS_BUCKETS];
+};
+
+enum limits_answer { LIMITS_OK, LIMITS_TOTAL, LIMITS_PREFIX };
+/* Counts one more, unless that is too many. */
+enum limits_answer limits_login_enter(struct login_limits *l, const struct conn_addr *a);
+void limits_login_leave(struct login_limits *l, const struct conn_addr *a);
+/* A login became a client: false if there are too many. */
+bool limits_client_enter(struct login_limits *l);
+void limits_client_leave(struct login_limits *l);
+uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a);
+
+#endif

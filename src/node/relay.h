@@ -1,0 +1,80 @@
+/* The relay of one worker: frames of clients and links in, frames to clients and links out.
+ *
+ * A packet's way: relay_client_input walks the plaintext of one read in place, rewrites SendPacket to RecvPacket
+ * (type and key, same length), keeps frames to one destination together as a run, and gives each run to a local client's
+ * queue, another worker's inbox, or a mesh link's queue.  What goes nowhere is counted, never silent.
+ * Owner and thread: the worker. */
+#ifndef DERPMESH_NODE_RELAY_H
+#define DERPMESH_NODE_RELAY_H
+
+#include <stdint.h>
+
+#include "mesh/mesh.h"
+#include "mesh/routes.h"
+#include "node/conn.h"
+#include "node/heard.h"
+#include "node/inbox.h"
+#include "node/stats.h"
+
+/* A mesh node as this worker knows it: which link its data takes. */
+struct relay_node {
+    struct node_id id;
+    struct conn_ref link; /* gen 0: none */
+};
+
+/* Runs for one other worker, gathered in this turn. */
+struct relay_batch {
+    uint8_t *bytes;
+    size_t len, cap;
+};
+
+/* The way up, to the worker. */
+struct relay_ops {
+    /* A frame came from a connection that is not its key's active one. */
+    void (*active)(void *ctx, struct conn *c);
+    void (*home)(void *ctx, struct conn *c);
+    /* A key not known in the mesh sent through that node. */
+    void (*glean)(void *ctx, const struct derp_key *key, const struct node_id *node);
+    /* A control frame's payload came on a link. */
+    void (*link_control)(void *ctx, struct conn *c, const uint8_t *payload, size_t len);
+    /* Read this connection again a moment later. */
+    void (*slow_down)(void *ctx, struct conn *c);
+    /* The same for one of another worker. */
+    void (*slow_down_other)(void *ctx, const struct conn_ref *from);
+    /* Close c, counted under why. */
+    void (*close)(void *ctx, struct conn *c, enum stat why, const char *text);
+};
+
+struct relay {
+    const struct relay_ops *ops;
+    void *ctx;
+    uint32_t worker, n_workers;
+    struct node_id self;
+    struct conn_table conns;
+    struct routes *routes;
+    struct heard *heard;
+    struct stats *stats;
+    struct relay_node *nodes;
+    uint32_t n_nodes;
+    struct relay_batch *batch; /* by worker */
+    struct derp_key last_gleaned;
+};
+
+int relay_init(struct relay *r, uint64_t seed); /* 0 or -1 no memory; the plain members are set before */
+void relay_deinit(struct relay *r);
+
+/* Plaintext of a logged-in client.  Returns bytes done with; -1 if the connection was closed. */
+ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n);
+/* Plaintext of a mesh link; ready: it has proven itself, data may pass. */
+ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n, bool ready);
+/* The bytes of an IN_DATA message. */
+void relay_inbox(struct relay *r, uint8_t *bytes, size_t len);
+/* The batch for a worker, to be posted and then freed by the caller; 0 if there is none. */
+size_t relay_take_batch(struct relay *r, uint32_t worker, uint8_t **bytes);
+
+/* Sets or clears a node's link; 0 or -1 no memory. */
+int relay_node_link(struct relay *r, uint32_t node, const struct node_id *id, const struct conn_ref *link);
+/* Tells the clients of this worker that heard from key. */
+void relay_gone(struct relay *r, const struct derp_key *key);
+
+#endif

@@ -1,0 +1,33 @@
+/* What a node serves right now: map, keys, certificate, limits, bundled, immutable and counted.
+ *
+ * A reload makes a new site and hands every worker a reference (IN_SITE); connections made under the old one go on,
+ * and the last of them frees it. */
+#ifndef DERPMESH_NODE_SITE_H
+#define DERPMESH_NODE_SITE_H
+
+#include <stdatomic.h>
+
+#include "node/config.h"
+#include "node/tls_ctx.h"
+#include "proto/derpmap.h"
+#include "proto/key.h"
+
+struct site {
+    _Atomic int refs;
+    const struct config *config;      /* lives as long as the process runs on it: owned here */
+    struct derpmap *map;
+    const struct derpmap_node *self;  /* in map */
+    struct key_pair node_key;         /* secret */
+    struct mesh_keys mesh_keys;       /* secret; n = 0: no mesh */
+    struct tls_server *tls;           /* NULL: tls=off */
+    SSL_CTX *dial_ctx;                /* for links that we dial */
+    char node_key_hex[65];
+};
+
+/* Loads map, keys, certificate as the config says; config belongs to the site from now on, also on failure.
+ * NULL with a sentence in err.  warn: doubts that do not prevent serving, "" if none. */
+struct site *site_load(struct config *config, char *err, size_t err_len, char *warn, size_t warn_len);
+struct site *site_ref(struct site *s); /* any thread */
+void site_unref(struct site *s);       /* any thread */
+
+#endif

@@ -1,0 +1,121 @@
+/* One TCP connection with or without TLS: bytes in, frames out.
+ *
+ * Reading: libuv reads into the loop's one big buffer, OpenSSL decrypts from there through a BIO into one contiguous
+ * plaintext buffer (after what the owner left of the last read), and the owner's input() walks it in place.
+ * Writing: frames wait as plaintext in the sendq; at the end of the loop's turn (uv_prepare) each stream that was touched
+ * makes records of up to 16 KiB and writes once.
+ *
+ *   IDLE → CONNECTING (dialled) ┐
+ *        → accepted             ┴→ HANDSHAKE (TLS) → OPEN → CLOSING → closed()
+ *
+ * Owner: the struct that embeds it.  Thread: its loop.  Dies: after ops->closed, never before.
+ * Every failure ends in exactly one call of ops->closed. */
+#ifndef DERPMESH_NODE_STREAM_H
+#define DERPMESH_NODE_STREAM_H
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <uv.h>
+
+#include "node/buf.h"
+#include "node/sendq.h"
+#include "node/stats.h"
+
+struct stream;
+
+enum {
+    STREAM_READ_SIZE = 256 << 10,
+    STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
+    STREAM_BATCH = 128 << 10,     /* ciphertext made before a write */
+    STREAM_NOTSENT_LOWAT = 128 << 10
+};
+
+/* What all streams of one loop share.  Owner: the thread that runs the loop. */
+struct stream_io {
+    uv_loop_t *loop;
+    struct stats *stats;
+    struct buf_pool pool;
+    uint8_t *read_buf;    /* ciphertext in */
+    uint8_t *plain_buf;   /* plaintext in */
+    uint8_t *write_buf;   /* ciphertext out */
+    size_t write_len, write_cap;
+    const uint8_t *bio_in;
+    size_t bio_in_len;
+    struct stream *flush; /* touched in this turn */
+    size_t budget;        /* bytes of chunks that the queues of this loop may hold together */
+    uv_prepare_t prepare;
+    BIO_METHOD *bio_method;
+};
+int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, size_t budget); /* 0 or libuv error */
+void stream_io_stop(struct stream_io *io);   /* closes the prepare handle; run the loop once more, then deinit */
+void stream_io_deinit(struct stream_io *io);
+
+enum stream_end {
+    STREAM_END_LOCAL,    /* stream_close */
+    STREAM_END_EOF,      /* the other side closed */
+    STREAM_END_RESET,    /* read or write error */
+    STREAM_END_CONNECT,  /* could not connect */
+    STREAM_END_TLS,      /* handshake or record failure: detail says which */
+    STREAM_END_MEMORY
+};
+
+struct stream_ops {
+    /* Plaintext stands at buf[n] and may be changed in place.  Returns how many bytes are done with; the rest is shown
+     * again with more after it.  A negative return says that the owner has closed the stream. */
+    ssize_t (*input)(struct stream *s, uint8_t *buf, size_t n);
+    /* Connected (and the TLS handshake done).  May be NULL. */
+    void (*open)(struct stream *s);
+    /* The socket is closed, nothing refers to s any more: free it. */
+    void (*closed)(struct stream *s, enum stream_end end, const char *detail);
+};
+
+struct stream {
+    uv_tcp_t tcp; /* data points back to the stream */
+    struct stream_io *io;
+    const struct stream_ops *ops;
+    SSL *ssl; /* NULL: plain */
+    SSL_CTX *ctx; /* server: SSL is made of it at the first byte, so that a silent connection costs nothing */
+    struct sendq q;
+    uint8_t *carry; /* plaintext that input() left */
+    uint32_t carry_len, carry_cap;
+    uint32_t in_flight; /* bytes given to uv_write and not yet written */
+    struct stream *next_flush;
+    uint64_t bytes_in, bytes_out; /* on the wire */
+    uint64_t progress;  /* ms: when the socket last took bytes, or the queue last became non-empty */
+    const char *detail; /* why it ends: static text, or into detail_buf */
+    char *detail_buf;
+    uint8_t end;        /* enum stream_end */
+    bool is_server, open, closing, in_flush_list, end_after_flush, paused, frame_io;
+};
+
+/* Prepares s on a loop; then accept or connect.  ops and io outlive s. */
+int stream_init(struct stream *s, struct stream_io *io, const struct stream_ops *ops); /* 0 or libuv error */
+/* Takes a pending connection of a listener; ctx NULL: plain.  A reference of ctx is taken. */
+int stream_accept(struct stream *s, uv_stream_t *listener, SSL_CTX *ctx);
+/* Dials.  ssl NULL: plain; else a prepared client SSL, owned by s from now on, also on failure. */
+int stream_connect(struct stream *s, const struct sockaddr *addr, SSL *ssl);
+
+/* Queue frames; they leave at the end of this turn. */
+void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len);
+void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head, size_t head_len,
+                  const uint8_t *body, size_t body_len);
+void stream_send_raw(struct stream *s, const void *bytes, size_t len);
+/* True if senders should be slowed: more waits than the socket takes in a moment. */
+bool stream_congested(const struct stream *s);
+
+/* Stop and go on reading. */
+void stream_pause(struct stream *s);
+void stream_resume(struct stream *s);
+
+/* Close now; closed() follows from the loop.  detail is static text or NULL. Idempotent. */
+void stream_close(struct stream *s, const char *detail);
+/* Close once all that is queued has been written. */
+void stream_finish(struct stream *s);
+
+/* How long the socket has taken nothing although something waits, in ms; 0 if nothing waits. */
+uint64_t stream_stalled_ms(const struct stream *s);
+
+#endif

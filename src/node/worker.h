@@ -1,0 +1,76 @@
+/* A worker: one thread, one event loop, its own listening sockets, connections and routes.
+ *
+ * Happy path: accept → session (TLS, HTTP, login) → relay; at the end of each turn touched streams are flushed and
+ * batches for other workers posted.  It learns everything else through its inbox.
+ * Owner: server.c makes and frees it; between start and IN_STOPPED only its own thread touches it, but for inbox and stats. */
+#ifndef DERPMESH_NODE_WORKER_H
+#define DERPMESH_NODE_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "node/conn.h"
+#include "node/inbox.h"
+#include "node/relay.h"
+#include "node/site.h"
+#include "node/stats.h"
+#include "node/stun_udp.h"
+#include "node/wheel.h"
+
+enum { WORKERS_MAX = 64, WORKER_LISTEN_MAX = 4 };
+
+struct login_limits; /* limits.h: counted over all workers */
+
+struct worker_listener {
+    uv_tcp_t tcp;
+    uint8_t port_kind; /* enum http_port */
+    bool on;
+    struct worker *worker;
+};
+
+struct worker {
+    uint32_t index, n_workers;
+    uv_thread_t thread;
+    uv_loop_t loop;
+    struct inbox inbox;
+    struct stats stats;
+    struct stream_io io;
+    struct relay relay;
+    struct wheel wheel;
+    struct site *site;
+    struct login_limits *limits;
+    struct inbox *control;      /* the control thread's */
+    struct worker **workers;    /* all of them, for their inboxes */
+    struct conn *logins;        /* connections before login, oldest first */
+    struct worker_listener listeners[WORKER_LISTEN_MAX];
+    struct stun_udp stun;
+    bool stun_on, stopping;
+    uint32_t open_handles;
+    uv_timer_t tick, pause_timer;
+    uv_check_t check;
+    struct conn *paused;
+};
+
+struct worker_params {
+    uint32_t index, n_workers;
+    struct worker **workers;
+    struct inbox *control;
+    struct site *site;          /* a reference is taken */
+    struct login_limits *limits;
+    uint64_t seed;              /* for hash tables */
+    size_t budget;              /* bytes of queues */
+    /* Sockets already bound (SO_REUSEPORT): < 0 none.  Owned by the worker from now on. */
+    int derp_fd, http_fd, stun_fd;
+};
+
+/* Allocates and initialises; nothing runs yet.  NULL with err. */
+struct worker *worker_new(const struct worker_params *p, char *err, size_t err_len);
+int worker_start(struct worker *w); /* 0 or libuv error: starts the thread */
+/* After IN_STOPPED (or if never started): joins and frees. */
+void worker_free(struct worker *w);
+
+/* Posts to the control thread with key and ref of a connection. */
+void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, bool flag);
+
+#endif
