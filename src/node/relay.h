@@ -42,7 +42,7 @@ struct relay_ops {
     /* The same for one of another worker. */
     void (*slow_down_other)(void *ctx, const struct conn_ref *from);
     /* Close c, counted under why. */
-    void (*close)(void *ctx, struct conn *c, enum stat why, const char *text);
+    void (*close)(void *ctx, struct conn *c, enum stat_id why, const char *text);
 };
 
 struct relay {

@@ -9,6 +9,7 @@
 #ifndef DERPMESH_NODE_SENDQ_H
 #define DERPMESH_NODE_SENDQ_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,13 +42,13 @@ struct sendq {
     uint32_t n_flows;
 };
 
-/* What a push or take threw away: added to, so zero it before. */
+/* What a push or take threw away: packets (RecvPacket and mesh data frames), added to, so zero it before. */
 struct sendq_loss {
-    uint32_t full, old, no_memory; /* frames */
+    uint32_t full, old, no_memory;
 };
 
 void sendq_init(struct sendq *q);
-/* Drops everything; returns how many whole frames were lost. */
+/* Drops everything; returns how many packets were lost. */
 uint32_t sendq_clear(struct sendq *q, struct buf_pool *p);
 
 /* Appends whole frames (each with its DERP header) that stand back to back in run[len].
@@ -63,7 +64,7 @@ int sendq_push_raw(struct sendq *q, struct buf_pool *p, const uint8_t *bytes, si
 
 /* The next bytes to send, contiguous, *len > 0; NULL when empty.  They stay until sendq_took. */
 const uint8_t *sendq_next(struct sendq *q, struct buf_pool *p, uint64_t now, size_t *len, struct sendq_loss *loss);
-/* n of those bytes are encrypted (or written). */
-void sendq_took(struct sendq *q, struct buf_pool *p, size_t n);
+/* n of those bytes are encrypted (or written).  Returns how many packets that finished (counted with their chunk). */
+uint32_t sendq_took(struct sendq *q, struct buf_pool *p, size_t n);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum stat {
+enum stat_id {
     /* connections */
     STAT_ACCEPTS,
     STAT_CLOSES,
@@ -71,18 +71,18 @@ struct stats {
 };
 
 /* Thread: the owner only. */
-static inline void stats_add(struct stats *s, enum stat which, uint64_t n)
+static inline void stats_add(struct stats *s, enum stat_id which, uint64_t n)
 {
     uint64_t v = atomic_load_explicit(&s->v[which], memory_order_relaxed);
     atomic_store_explicit(&s->v[which], v + n, memory_order_relaxed);
 }
 
-static inline void stats_sub(struct stats *s, enum stat which, uint64_t n)
+static inline void stats_sub(struct stats *s, enum stat_id which, uint64_t n)
 {
     stats_add(s, which, (uint64_t)0 - n);
 }
 
-static inline uint64_t stats_get(const struct stats *s, enum stat which)
+static inline uint64_t stats_get(const struct stats *s, enum stat_id which)
 {
     return atomic_load_explicit(&s->v[which], memory_order_relaxed);
 }
@@ -92,6 +92,6 @@ struct stat_info {
     const char *help;
     int gauge;
 };
-const struct stat_info *stats_info(enum stat which);
+const struct stat_info *stats_info(enum stat_id which);
 
 #endif

@@ -85,10 +85,11 @@ struct stream {
     struct stream *next_flush;
     uint64_t bytes_in, bytes_out; /* on the wire */
     uint64_t progress;  /* ms: when the socket last took bytes, or the queue last became non-empty */
-    const char *detail; /* why it ends: static text, or into detail_buf */
-    char *detail_buf;
+    const char *detail; /* why it ends: static text, or detail_buf */
+    char *detail_buf;   /* heap: texts of OpenSSL */
     uint8_t end;        /* enum stream_end */
-    bool is_server, open, closing, in_flush_list, end_after_flush, paused, frame_io;
+    uint8_t count_out;  /* enum stat_id: packets that left are counted here */
+    bool is_server, open, closing, in_flush_list, end_after_flush, paused;
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */
