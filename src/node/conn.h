@@ -46,6 +46,7 @@ struct conn {
     struct conn_addr addr;
     struct login *login;
     struct link *link;
+    uint16_t n_heard;
     struct heard_entry *heard; /* peers this client has heard from: heard.h */
     /* timer wheel: wheel.h */
     struct conn *wheel_prev, *wheel_next;

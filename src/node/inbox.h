@@ -58,7 +58,7 @@ struct inbox_run {
     struct derp_key dst;
     uint64_t sender;
     uint32_t len;
-    uint32_t frames;
+    uint32_t packets;
     uint32_t node;        /* NODE_NONE: for a client; else to be wrapped for this node */
     uint8_t hops;         /* node-bound: hops left */
     bool urgent;

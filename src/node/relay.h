@@ -8,6 +8,7 @@
 #define DERPMESH_NODE_RELAY_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "mesh/mesh.h"
 #include "mesh/routes.h"
@@ -26,7 +27,9 @@ struct relay_node {
 struct relay_batch {
     uint8_t *bytes;
     size_t len, cap;
+    uint32_t packets;
 };
+enum { RELAY_BATCH_MAX = 4 << 20 };
 
 /* The way up, to the worker. */
 struct relay_ops {
@@ -67,10 +70,8 @@ void relay_deinit(struct relay *r);
 ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n);
 /* Plaintext of a mesh link; ready: it has proven itself, data may pass. */
 ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n, bool ready);
-/* The bytes of an IN_DATA message. */
+/* The bytes of an IN_DATA message.  Batches for others are in r->batch: the worker posts and empties them each turn. */
 void relay_inbox(struct relay *r, uint8_t *bytes, size_t len);
-/* The batch for a worker, to be posted and then freed by the caller; 0 if there is none. */
-size_t relay_take_batch(struct relay *r, uint32_t worker, uint8_t **bytes);
 
 /* Sets or clears a node's link; 0 or -1 no memory. */
 int relay_node_link(struct relay *r, uint32_t node, const struct node_id *id, const struct conn_ref *link);

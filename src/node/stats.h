@@ -33,9 +33,9 @@ enum stat_id {
     /* frames of clients */
     STAT_PACKETS_IN,             /* SendPacket frames read */
     STAT_PACKET_BYTES_IN,        /* their payloads */
-    STAT_PACKETS_OUT,            /* RecvPacket frames given to a client's connection */
-    STAT_PACKET_BYTES_OUT,
-    STAT_FORWARDED_OUT,          /* put on a mesh link */
+    STAT_PACKETS_OUT,            /* RecvPacket frames that left to a client */
+    STAT_PACKET_BYTES_OUT,       /* payloads put into queues of clients */
+    STAT_FORWARDED_OUT,          /* left on a mesh link */
     STAT_FORWARDED_IN,           /* taken from a mesh link */
     STAT_INBOX_OUT,              /* handed to another worker */
     STAT_INBOX_IN,

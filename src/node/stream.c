@@ -6,12 +6,11 @@
  * Fails: every error goes to end_with(), which remembers the first reason and closes; on_closed tells the owner. */
 #include "node/stream.h"
 
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <netinet/tcp.h>
 
 enum { STALL_KEEP_MS = 250, RECORD_MAX = 16384, WRITE_SLACK = 64 << 10 };
 
@@ -419,15 +418,20 @@ static int deliver(struct stream *s, uint8_t *plain, size_t n)
 {
     if (n == 0)
         return 0;
-    ssize_t used = s->ops->input(s, plain, n);
-    if (used < 0 || s->closing)
-        return -1;
-    size_t rest = n - (size_t)used;
-    if (rest > CHUNK_LARGE) {
+    const struct stream_ops *ops;
+    do { /* again where input() handed the connection on to another owner */
+        ops = s->ops;
+        ssize_t used = ops->input(s, plain, n);
+        if (used < 0 || s->closing)
+            return -1;
+        plain += used;
+        n -= (size_t)used;
+    } while (s->ops != ops && n > 0);
+    if (n > CHUNK_LARGE) {
         end_with(s, STREAM_END_MEMORY, "owner left more than a frame");
         return -1;
     }
-    if (keep_carry(s, plain + used, rest) < 0) {
+    if (keep_carry(s, plain, n) < 0) {
         end_with(s, STREAM_END_MEMORY, "no memory");
         return -1;
     }

@@ -78,6 +78,7 @@ size_t frame_peer_gone(uint8_t out[static FRAME_PEER_GONE_LEN], const struct der
 enum {
     MESH_DATA_HDR = 84, /* hdr flags hops zero, two node ids, two keys */
     MESH_DATA_OVERHEAD = FRAME_HEADER_LEN + MESH_DATA_HDR,
+    MESH_DATA_HDR_MAX = 255, /* one byte says it */
     MESH_HOPS_START = 3,
     MESH_DATA_MUST_UNDERSTAND = 0x0f
 };
