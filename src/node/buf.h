@@ -18,8 +18,8 @@ enum {
 struct chunk {
     struct chunk *next;
     uint64_t since; /* ms, when its first frame came */
-    uint32_t off;   /* first byte not sent or dropped yet; at a frame's start unless the chunk is being sent */
-    uint32_t len;   /* bytes filled */
+    uint32_t off; /* first byte not sent or dropped yet; at a frame's start unless the chunk is being sent */
+    uint32_t len; /* bytes filled */
     uint32_t cap;
     uint32_t packets; /* RecvPacket and mesh data frames from off on */
     uint8_t data[];

@@ -26,25 +26,25 @@ struct config_cidr {
 };
 
 struct config {
-    char *map_file, *node;          /* map, node */
-    char *state;                    /* /var/lib/derpmesh */
-    char *key_file;                 /* resolved: key_file, else STATE/node.key, else an existing derper.key */
-    char *mesh_key_file;            /* NULL: no mesh */
+    char *map_file, *node; /* map, node */
+    char *state;           /* /var/lib/derpmesh */
+    char *key_file;        /* resolved: key_file, else STATE/node.key, else an existing derper.key */
+    char *mesh_key_file;   /* NULL: no mesh */
     struct config_listen listen, listen_http, listen_stun;
     enum config_tls tls;
-    char *cert_dir;                 /* STATE/certs */
+    char *cert_dir; /* STATE/certs */
     char *acme_email, *acme_url;
     struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
     int n_proxies;
-    int workers;                    /* ≥ 1 */
+    int workers;                                 /* ≥ 1 */
     uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */
-    uint32_t max_clients;           /* 0: from memory and descriptors */
-    uint32_t login_limit;           /* connections before login in all: 2048 */
-    uint32_t login_limit_ip;        /* … per IPv4 address or IPv6 /64: 64 */
+    uint32_t max_clients;                        /* 0: from memory and descriptors */
+    uint32_t login_limit;                        /* connections before login in all: 2048 */
+    uint32_t login_limit_ip;                     /* … per IPv4 address or IPv6 /64: 64 */
     bool transit;
-    struct config_listen metrics;   /* 127.0.0.1:9911 */
-    char *admin;                    /* /run/derpmesh/admin.sock */
-    uint32_t drain_timeout_ms;      /* 20 s */
+    struct config_listen metrics; /* 127.0.0.1:9911 */
+    char *admin;                  /* /run/derpmesh/admin.sock */
+    uint32_t drain_timeout_ms;    /* 20 s */
     enum log_level log_level;
     enum log_format log_format;
 };

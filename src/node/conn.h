@@ -20,8 +20,8 @@
 enum conn_kind { CONN_LOGIN, CONN_CLIENT, CONN_LINK };
 
 struct worker;
-struct login;  /* session.c: what only a connection before login needs */
-struct link;   /* link_io.c */
+struct login; /* login.h: what only a connection before login needs */
+struct link;  /* link_io.c */
 struct heard_entry;
 
 /* IPv4 as ::ffff:a.b.c.d, so that any check by address sees one form. */
@@ -35,11 +35,11 @@ struct conn {
     struct worker *worker;
     uint64_t gen;
     uint32_t slot;
-    uint8_t kind;        /* enum conn_kind */
-    bool home;           /* client: NotePreferred said so */
-    bool active;         /* client: packets for its key go here (one of several connections) */
-    bool announced;      /* client: the control thread knows of it */
-    uint8_t not_here;    /* tokens for PeerGone NotHere */
+    uint8_t kind;     /* enum conn_kind */
+    bool home;        /* client: NotePreferred said so */
+    bool active;      /* client: packets for its key go here (one of several connections) */
+    bool announced;   /* client: the control thread knows of it */
+    uint8_t not_here; /* tokens for PeerGone NotHere */
     uint64_t not_here_at;
     struct derp_key key; /* client's, or a link's peer's */
     uint32_t skip;       /* bytes of an unknown frame still to be thrown away */
@@ -51,7 +51,7 @@ struct conn {
     /* timer wheel: wheel.h */
     struct conn *wheel_prev, *wheel_next;
     uint32_t wheel_slot;
-    uint64_t keepalive_at, login_by, idle_by; /* ms; 0: none */
+    uint64_t keepalive_at; /* client: ms */
     struct conn *paused_next;
     bool is_paused;
 };
@@ -65,7 +65,7 @@ struct conn_table {
     struct conn **slot;
     uint32_t *free_ring; /* slots free, first in first out */
     uint32_t n_slots, cap, free_head, n_free;
-    uint64_t next_gen;   /* worker << 48 | counter */
+    uint64_t next_gen; /* worker << 48 | counter */
     uint32_t n_conns;
 };
 

@@ -20,7 +20,8 @@ void heard_free(struct heard *h);
 /* c got a packet of peer.  Hot path: one look-up if known. */
 void heard_note(struct heard *h, struct conn *c, const struct derp_key *peer);
 /* peer is gone: calls tell for each client that heard from it, and forgets that. */
-void heard_gone(struct heard *h, const struct derp_key *peer, void (*tell)(void *ctx, struct conn *c), void *ctx);
+void heard_gone(struct heard *h, const struct derp_key *peer, void (*tell)(void *ctx, struct conn *c),
+                void *ctx);
 /* c closes: forgets what it heard. */
 void heard_drop(struct heard *h, struct conn *c);
 size_t heard_bytes(const struct heard *h);

@@ -14,28 +14,29 @@
 enum http_port { HTTP_MAIN, HTTP_MAIN_PLAIN, HTTP_PORT80 };
 
 enum http_action {
-    HTTP_REPLY,        /* send the reply; then keep or close */
-    HTTP_DERP,         /* Upgrade: DERP (or websocket without a subprotocol): start the login */
-    HTTP_MESH          /* Upgrade: derpmesh/1 */
+    HTTP_REPLY, /* send the reply; then keep or close */
+    HTTP_DERP,  /* Upgrade: DERP (or websocket without a subprotocol): start the login */
+    HTTP_MESH   /* Upgrade: derpmesh/1 */
 };
 
 enum { HTTP_REPLY_MAX = 8192 };
 struct http_reply {
     enum http_action action;
-    bool fast_start;   /* HTTP_DERP: send no 101 */
-    bool close;        /* after the reply */
+    bool fast_start; /* HTTP_DERP: send no 101 */
+    bool close;      /* after the reply */
     size_t len;
     char text[HTTP_REPLY_MAX];
 };
 
 struct http_site {
-    const char *node_key_hex;  /* Derp-Public-Key of the 101 */
-    const char *host;          /* for redirects to https */
-    bool mesh;                 /* whether Upgrade: derpmesh/1 is served */
+    const char *node_key_hex; /* Derp-Public-Key of the 101 */
+    const char *host;         /* for redirects to https */
+    bool mesh;                /* whether Upgrade: derpmesh/1 is served */
 };
 
 /* Decides and writes the reply (for HTTP_DERP without fast start and for HTTP_MESH: the 101). */
-void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port, const struct http_site *site);
+void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port,
+                 const struct http_site *site);
 /* The reply to something that is no HTTP (http1_error). */
 void http_bad(struct http_reply *out, int http1_error);
 

@@ -22,8 +22,8 @@ struct site; /* node/site.h */
 
 enum inbox_type {
     /* worker → worker */
-    IN_DATA,          /* runs: struct inbox_run + frames, back to back in bytes */
-    IN_SLOW_DOWN,     /* ref: a sender of yours fills a queue of mine */
+    IN_DATA,      /* runs: struct inbox_run + frames, back to back in bytes */
+    IN_SLOW_DOWN, /* ref: a sender of yours fills a queue of mine */
     /* worker → control */
     IN_CLIENT_UP,     /* key, ref, flag = home, addr */
     IN_CLIENT_HOME,   /* key, ref, flag = home */
@@ -37,18 +37,18 @@ enum inbox_type {
     IN_DIAL_FAILED,   /* number = dial, bytes: why (NUL-terminated) */
     IN_STOPPED,       /* number = worker: nothing of it runs any more */
     /* control → worker */
-    IN_LOCAL_SET,     /* key, ref: packets for key go to this connection */
-    IN_LOCAL_DEL,     /* key */
-    IN_REMOTE_SET,    /* key, node (NODE_NONE: nowhere) */
-    IN_NODE_LINK,     /* node, node_id, ref (gen 0: none) */
-    IN_GONE,          /* key: tell those who heard from it */
-    IN_DIAL,          /* number = dial, site (a reference), map_node in it */
-    IN_DIAL_CANCEL,   /* number = dial */
-    IN_LINK_SEND,     /* ref, bytes: whole frames */
-    IN_LINK_READY,    /* ref, node, node_id: proven, data may pass */
-    IN_LINK_CLOSE,    /* ref, bytes: why */
-    IN_SITE,          /* site (a reference): new certificate, map, limits */
-    IN_STOP           /* close everything, answer IN_STOPPED */
+    IN_LOCAL_SET,   /* key, ref: packets for key go to this connection */
+    IN_LOCAL_DEL,   /* key */
+    IN_REMOTE_SET,  /* key, node (NODE_NONE: nowhere) */
+    IN_NODE_LINK,   /* node, node_id, ref (gen 0: none) */
+    IN_GONE,        /* key: tell those who heard from it */
+    IN_DIAL,        /* number = dial, site (a reference), map_node in it */
+    IN_DIAL_CANCEL, /* number = dial */
+    IN_LINK_SEND,   /* ref, bytes: whole frames */
+    IN_LINK_READY,  /* ref, node, node_id: proven, data may pass */
+    IN_LINK_CLOSE,  /* ref, bytes: why */
+    IN_SITE,        /* site (a reference): new certificate, map, limits */
+    IN_STOP         /* close everything, answer IN_STOPPED */
 };
 
 /* In IN_DATA's bytes: this head, then len bytes of RecvPacket frames with one source. */
@@ -59,8 +59,8 @@ struct inbox_run {
     uint64_t sender;
     uint32_t len;
     uint32_t packets;
-    uint32_t node;        /* NODE_NONE: for a client; else to be wrapped for this node */
-    uint8_t hops;         /* node-bound: hops left */
+    uint32_t node; /* NODE_NONE: for a client; else to be wrapped for this node */
+    uint8_t hops;  /* node-bound: hops left */
     bool urgent;
     struct node_id src_node; /* node-bound: whose client the source is */
 };
@@ -93,9 +93,10 @@ struct inbox {
 enum { INBOX_DATA_MAX = 8 << 20 };
 
 int inbox_init(struct inbox *in, uv_loop_t *loop, void (*handle)(void *, struct inbox_msg *), void *ctx);
-void inbox_stop(struct inbox *in);    /* owner's thread: closes the wake-up handle; what comes later is not read */
-void inbox_drain(struct inbox *in);   /* owner's thread: handle what is there now */
-void inbox_deinit(struct inbox *in);  /* frees what nobody read (site references are given back) */
+void inbox_stop(
+    struct inbox *in); /* owner's thread: closes the wake-up handle; what comes later is not read */
+void inbox_drain(struct inbox *in);  /* owner's thread: handle what is there now */
+void inbox_deinit(struct inbox *in); /* frees what nobody read (site references are given back) */
 
 /* A message with room for len bytes.  NULL without memory. */
 struct inbox_msg *inbox_msg_new(enum inbox_type type, size_t len);

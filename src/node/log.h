@@ -16,12 +16,13 @@ void log_setup(enum log_level level, enum log_format format);
 bool log_enabled(enum log_level level);
 
 /* msg is printf-like: "message key=value key=value"; values with blanks are to be quoted by %s of log_quote. */
-void log_line(enum log_level level, const char *area, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void log_line(enum log_level level, const char *area, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
-#define log_debug(area, ...)                        \
-    do {                                            \
-        if (log_enabled(LOG_DEBUG))                 \
-            log_line(LOG_DEBUG, area, __VA_ARGS__); \
+#define log_debug(area, ...)                                                                                 \
+    do {                                                                                                     \
+        if (log_enabled(LOG_DEBUG))                                                                          \
+            log_line(LOG_DEBUG, area, __VA_ARGS__);                                                          \
     } while (0)
 #define log_info(area, ...)  log_line(LOG_INFO, area, __VA_ARGS__)
 #define log_warn(area, ...)  log_line(LOG_WARN, area, __VA_ARGS__)

@@ -20,7 +20,7 @@ enum {
     SENDQ_LIMIT_MOVING = 2 << 20, /* for one that keeps draining: derpprobe has 30 × 64 KiB in flight */
     SENDQ_URGENT_LIMIT = 256 << 10,
     SENDQ_MAX_AGE_MS = 2000,
-    SENDQ_FLOWS_MAX = 64,         /* more senders share flows */
+    SENDQ_FLOWS_MAX = 64, /* more senders share flows */
     SENDQ_QUANTUM = CHUNK_RECORD
 };
 
@@ -53,17 +53,18 @@ uint32_t sendq_clear(struct sendq *q, struct buf_pool *p);
 
 /* Appends whole frames (each with its DERP header) that stand back to back in run[len].
  * limit: bytes the queue may hold afterwards.  Frames that do not fit push out others or are lost themselves. */
-void sendq_push(struct sendq *q, struct buf_pool *p, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len,
-                uint32_t limit, uint64_t now, struct sendq_loss *loss);
+void sendq_push(struct sendq *q, struct buf_pool *p, enum sendq_class cls, uint64_t sender,
+                const uint8_t *run, size_t len, uint32_t limit, uint64_t now, struct sendq_loss *loss);
 /* Room for one frame of head_len + body_len bytes made of two pieces (a mesh header before a packet). */
-void sendq_push2(struct sendq *q, struct buf_pool *p, enum sendq_class cls, uint64_t sender, const uint8_t *head,
-                 size_t head_len, const uint8_t *body, size_t body_len, uint32_t limit, uint64_t now,
-                 struct sendq_loss *loss);
+void sendq_push2(struct sendq *q, struct buf_pool *p, enum sendq_class cls, uint64_t sender,
+                 const uint8_t *head, size_t head_len, const uint8_t *body, size_t body_len, uint32_t limit,
+                 uint64_t now, struct sendq_loss *loss);
 /* Bytes without frame structure (HTTP): urgent, never dropped, ≤ CHUNK_LARGE. 0, or -1 without memory. */
 int sendq_push_raw(struct sendq *q, struct buf_pool *p, const uint8_t *bytes, size_t len, uint64_t now);
 
 /* The next bytes to send, contiguous, *len > 0; NULL when empty.  They stay until sendq_took. */
-const uint8_t *sendq_next(struct sendq *q, struct buf_pool *p, uint64_t now, size_t *len, struct sendq_loss *loss);
+const uint8_t *sendq_next(struct sendq *q, struct buf_pool *p, uint64_t now, size_t *len,
+                          struct sendq_loss *loss);
 /* n of those bytes are encrypted (or written).  Returns how many packets that finished (counted with their chunk). */
 uint32_t sendq_took(struct sendq *q, struct buf_pool *p, size_t n);
 

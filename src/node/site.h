@@ -14,13 +14,13 @@
 
 struct site {
     _Atomic int refs;
-    const struct config *config;      /* lives as long as the process runs on it: owned here */
+    const struct config *config; /* lives as long as the process runs on it: owned here */
     struct derpmap *map;
-    const struct derpmap_node *self;  /* in map */
-    struct key_pair node_key;         /* secret */
-    struct mesh_keys mesh_keys;       /* secret; n = 0: no mesh */
-    struct tls_server *tls;           /* NULL: tls=off */
-    SSL_CTX *dial_ctx;                /* for links that we dial */
+    const struct derpmap_node *self; /* in map */
+    struct key_pair node_key;        /* secret */
+    struct mesh_keys mesh_keys;      /* secret; n = 0: no mesh */
+    struct tls_server *tls;          /* NULL: tls=off */
+    SSL_CTX *dial_ctx;               /* for links that we dial */
     char node_key_hex[65];
 };
 

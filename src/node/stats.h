@@ -12,44 +12,44 @@ enum stat_id {
     /* connections */
     STAT_ACCEPTS,
     STAT_CLOSES,
-    STAT_CONNECTIONS,            /* gauge: all open connections */
-    STAT_LOGIN_PENDING,          /* gauge: connections before login */
-    STAT_CLIENTS,                /* gauge: logged-in connections */
+    STAT_CONNECTIONS,   /* gauge: all open connections */
+    STAT_LOGIN_PENDING, /* gauge: connections before login */
+    STAT_CLIENTS,       /* gauge: logged-in connections */
     STAT_LOGINS,
-    STAT_LINKS,                  /* gauge: mesh connections */
-    STAT_REFUSED_LOGIN_LIMIT,    /* closed: too many connections before login */
-    STAT_REFUSED_ADDRESS_LIMIT,  /* closed: too many from one address before login */
+    STAT_LINKS,                 /* gauge: mesh connections */
+    STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
+    STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
     STAT_CLOSED_LOGIN_TIMEOUT,
-    STAT_CLOSED_TLS,             /* handshake failed or record broken */
-    STAT_CLOSED_HTTP,            /* not HTTP, or a head too long */
-    STAT_CLOSED_HELLO,           /* login message malformed */
-    STAT_CLOSED_FRAME,           /* a frame that no client may send, or of a forbidden length */
-    STAT_CLOSED_PRIVILEGED,      /* mesh frame from a client without that right */
-    STAT_CLOSED_STALLED,         /* the reader took nothing for too long */
+    STAT_CLOSED_TLS,        /* handshake failed or record broken */
+    STAT_CLOSED_HTTP,       /* not HTTP, or a head too long */
+    STAT_CLOSED_HELLO,      /* login message malformed */
+    STAT_CLOSED_FRAME,      /* a frame that no client may send, or of a forbidden length */
+    STAT_CLOSED_PRIVILEGED, /* mesh frame from a client without that right */
+    STAT_CLOSED_STALLED,    /* the reader took nothing for too long */
     STAT_CLOSED_NO_MEMORY,
-    STAT_CLOSED_PEER,            /* the other side closed or reset */
-    STAT_CLOSED_ADMIN,           /* we closed: reload, stop, a link replaced */
+    STAT_CLOSED_PEER,  /* the other side closed or reset */
+    STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */
     /* frames of clients */
-    STAT_PACKETS_IN,             /* SendPacket frames read */
-    STAT_PACKET_BYTES_IN,        /* their payloads */
-    STAT_PACKETS_OUT,            /* RecvPacket frames that left to a client */
-    STAT_PACKET_BYTES_OUT,       /* payloads put into queues of clients */
-    STAT_FORWARDED_OUT,          /* left on a mesh link */
-    STAT_FORWARDED_IN,           /* taken from a mesh link */
-    STAT_INBOX_OUT,              /* handed to another worker */
+    STAT_PACKETS_IN,       /* SendPacket frames read */
+    STAT_PACKET_BYTES_IN,  /* their payloads */
+    STAT_PACKETS_OUT,      /* RecvPacket frames that left to a client */
+    STAT_PACKET_BYTES_OUT, /* payloads put into queues of clients */
+    STAT_FORWARDED_OUT,    /* left on a mesh link */
+    STAT_FORWARDED_IN,     /* taken from a mesh link */
+    STAT_INBOX_OUT,        /* handed to another worker */
     STAT_INBOX_IN,
     STAT_DROP_NO_ROUTE,
-    STAT_DROP_QUEUE_FULL,        /* the destination's queue overflowed */
-    STAT_DROP_QUEUE_OLD,         /* waited longer than the queue's time */
-    STAT_DROP_BUDGET,            /* the node's queue budget is used up */
-    STAT_DROP_GONE,              /* the destination closed with frames queued, or its slot had another owner */
+    STAT_DROP_QUEUE_FULL, /* the destination's queue overflowed */
+    STAT_DROP_QUEUE_OLD,  /* waited longer than the queue's time */
+    STAT_DROP_BUDGET,     /* the node's queue budget is used up */
+    STAT_DROP_GONE,       /* the destination closed with frames queued, or its slot had another owner */
     STAT_DROP_INBOX_FULL,
     STAT_DROP_MESH_HOPS,
-    STAT_DROP_MESH_NO_CLIENT,    /* came for a client that is not here */
-    STAT_DROP_MESH_BAD,          /* malformed or not understood */
+    STAT_DROP_MESH_NO_CLIENT, /* came for a client that is not here */
+    STAT_DROP_MESH_BAD,       /* malformed or not understood */
     STAT_DROP_NO_MEMORY,
-    STAT_BYTES_IN,               /* from sockets */
+    STAT_BYTES_IN, /* from sockets */
     STAT_BYTES_OUT,
     STAT_KEEPALIVES,
     STAT_PINGS,
@@ -57,9 +57,9 @@ enum stat_id {
     STAT_UNKNOWN_FRAMES,
     STAT_PEER_GONE_DISCONNECTED,
     STAT_PEER_GONE_NOT_HERE,
-    STAT_DUP_CLIENT_SWITCH,      /* another connection of the same key became the active one */
-    STAT_READ_PAUSES,            /* a sender whose receiver was full was read later */
-    STAT_IDEAL_NODE_OTHER,       /* the client wanted another node of the region */
+    STAT_DUP_CLIENT_SWITCH, /* another connection of the same key became the active one */
+    STAT_READ_PAUSES,       /* a sender whose receiver was full was read later */
+    STAT_IDEAL_NODE_OTHER,  /* the client wanted another node of the region */
     STAT_HTTP_REQUESTS,
     STAT_STUN_SUCCESS,
     STAT_STUN_BAD,
@@ -88,7 +88,7 @@ static inline uint64_t stats_get(const struct stats *s, enum stat_id which)
 }
 
 struct stat_info {
-    const char *name;  /* "drop_queue_full", used in status and as derpmesh_<name> in metrics */
+    const char *name; /* "drop_queue_full", used in status and as derpmesh_<name> in metrics */
     const char *help;
     int gauge;
 };

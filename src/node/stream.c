@@ -146,17 +146,16 @@ static void on_closed(uv_handle_t *h)
 {
     struct stream *s = h->data;
     stats_add(s->io->stats, STAT_DROP_GONE, sendq_clear(&s->q, &s->io->pool));
-    if (s->ssl)
-        SSL_free(s->ssl);
+    SSL *ssl = s->ssl; /* closed() may still look at it */
     if (s->ctx)
         SSL_CTX_free(s->ctx);
-    s->ssl = NULL;
     s->ctx = NULL;
     free(s->carry);
     s->carry = NULL;
     char *detail_buf = s->detail_buf;
     s->ops->closed(s, (enum stream_end)s->end, s->detail ? s->detail : "");
-    free(detail_buf); /* s is gone */
+    SSL_free(ssl); /* s is gone */
+    free(detail_buf);
 }
 
 static void end_with(struct stream *s, enum stream_end end, const char *detail)

@@ -29,7 +29,7 @@ struct stream;
 enum {
     STREAM_READ_SIZE = 256 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
-    STREAM_BATCH = 128 << 10,     /* ciphertext made before a write */
+    STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
     STREAM_NOTSENT_LOWAT = 128 << 10
 };
 
@@ -38,9 +38,9 @@ struct stream_io {
     uv_loop_t *loop;
     struct stats *stats;
     struct buf_pool pool;
-    uint8_t *read_buf;    /* ciphertext in */
-    uint8_t *plain_buf;   /* plaintext in */
-    uint8_t *write_buf;   /* ciphertext out */
+    uint8_t *read_buf;  /* ciphertext in */
+    uint8_t *plain_buf; /* plaintext in */
+    uint8_t *write_buf; /* ciphertext out */
     size_t write_len, write_cap;
     const uint8_t *bio_in;
     size_t bio_in_len;
@@ -49,16 +49,18 @@ struct stream_io {
     uv_prepare_t prepare;
     BIO_METHOD *bio_method;
 };
-int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, size_t budget); /* 0 or libuv error */
-void stream_io_stop(struct stream_io *io);   /* closes the prepare handle; run the loop once more, then deinit */
+int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats,
+                   size_t budget); /* 0 or libuv error */
+void stream_io_stop(
+    struct stream_io *io); /* closes the prepare handle; run the loop once more, then deinit */
 void stream_io_deinit(struct stream_io *io);
 
 enum stream_end {
-    STREAM_END_LOCAL,    /* stream_close */
-    STREAM_END_EOF,      /* the other side closed */
-    STREAM_END_RESET,    /* read or write error */
-    STREAM_END_CONNECT,  /* could not connect */
-    STREAM_END_TLS,      /* handshake or record failure: detail says which */
+    STREAM_END_LOCAL,   /* stream_close */
+    STREAM_END_EOF,     /* the other side closed */
+    STREAM_END_RESET,   /* read or write error */
+    STREAM_END_CONNECT, /* could not connect */
+    STREAM_END_TLS,     /* handshake or record failure: detail says which */
     STREAM_END_MEMORY
 };
 
@@ -76,7 +78,7 @@ struct stream {
     uv_tcp_t tcp; /* data points back to the stream */
     struct stream_io *io;
     const struct stream_ops *ops;
-    SSL *ssl; /* NULL: plain */
+    SSL *ssl;     /* NULL: plain */
     SSL_CTX *ctx; /* server: SSL is made of it at the first byte, so that a silent connection costs nothing */
     struct sendq q;
     uint8_t *carry; /* plaintext that input() left */
@@ -101,8 +103,8 @@ int stream_connect(struct stream *s, const struct sockaddr *addr, SSL *ssl);
 
 /* Queue frames; they leave at the end of this turn. */
 void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len);
-void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head, size_t head_len,
-                  const uint8_t *body, size_t body_len);
+void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head,
+                  size_t head_len, const uint8_t *body, size_t body_len);
 void stream_send_raw(struct stream *s, const void *bytes, size_t len);
 /* True if senders should be slowed: more waits than the socket takes in a moment. */
 bool stream_congested(const struct stream *s);

@@ -17,8 +17,9 @@ struct stun_udp {
     uint8_t buf[2048 * 8]; /* uv_udp recvmmsg is not used: one datagram a call, no allocation */
 };
 
-/* Binds addr with SO_REUSEPORT when reuseport is set (several workers).  0 or a libuv error. */
-int stun_udp_start(struct stun_udp *s, uv_loop_t *loop, const struct sockaddr *addr, int reuseport, struct stats *stats);
+/* Answers on a bound UDP socket, which is owned from now on.  0 or a libuv error. */
+int stun_udp_open(struct stun_udp *s, uv_loop_t *loop, int fd, struct stats *stats);
+/* on_closed may be NULL. */
 void stun_udp_stop(struct stun_udp *s, void (*on_closed)(struct stun_udp *s));
 
 #endif

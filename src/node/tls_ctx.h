@@ -16,20 +16,21 @@
 #include "proto/key.h"
 
 struct tls_server_params {
-    const char *cert_dir;       /* <host>.crt and <host>.key, or certbot's live/<host>/{fullchain,privkey}.pem below it */
-    const char *host;           /* the map's HostName of this node; its file name is host reduced to [A-Za-z0-9.-] */
-    const char *cert_name;      /* the map's CertName, or NULL: to check that the pin still fits */
-    bool may_make;              /* tls=auto: a missing pair is made where host is an IP address */
+    const char
+        *cert_dir; /* <host>.crt and <host>.key, or certbot's live/<host>/{fullchain,privkey}.pem below it */
+    const char *host; /* the map's HostName of this node; its file name is host reduced to [A-Za-z0-9.-] */
+    const char *cert_name;           /* the map's CertName, or NULL: to check that the pin still fits */
+    bool may_make;                   /* tls=auto: a missing pair is made where host is an IP address */
     const struct derp_key *node_key; /* public: the metacert says it */
 };
 
 struct tls_server {
-    SSL_CTX *ctx;               /* TLS 1.2 and 1.3, the metacert last in the chain */
-    char file[512];             /* certificate file */
-    bool made;                  /* by us */
-    char names[512];            /* SANs (or CN), blank-separated */
+    SSL_CTX *ctx;    /* TLS 1.2 and 1.3, the metacert last in the chain */
+    char file[512];  /* certificate file */
+    bool made;       /* by us */
+    char names[512]; /* SANs (or CN), blank-separated */
     time_t not_before, not_after;
-    char pin[65];               /* lower-case hex SHA-256 of the certificate */
+    char pin[65]; /* lower-case hex SHA-256 of the certificate */
     _Atomic int refs;
 };
 

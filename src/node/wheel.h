@@ -21,6 +21,7 @@ void wheel_init(struct wheel *w, uint64_t now);
 void wheel_set(struct wheel *w, struct conn *c, uint64_t at);
 void wheel_remove(struct wheel *w, struct conn *c);
 /* Takes out everything due by now and calls due for each; due may set or free it. */
-void wheel_turn(struct wheel *w, uint64_t now, void (*due)(void *ctx, struct conn *c, uint64_t now), void *ctx);
+void wheel_turn(struct wheel *w, uint64_t now, void (*due)(void *ctx, struct conn *c, uint64_t now),
+                void *ctx);
 
 #endif

@@ -20,12 +20,14 @@
 
 enum { WORKERS_MAX = 64, WORKER_LISTEN_MAX = 4 };
 
+struct dialing;
 struct login_limits; /* limits.h: counted over all workers */
 
 struct worker_listener {
     uv_tcp_t tcp;
     uint8_t port_kind; /* enum http_port */
     bool on;
+    bool pending; /* a connection waits that there was no memory for */
     struct worker *worker;
 };
 
@@ -40,26 +42,28 @@ struct worker {
     struct wheel wheel;
     struct site *site;
     struct login_limits *limits;
-    struct inbox *control;      /* the control thread's */
-    struct worker **workers;    /* all of them, for their inboxes */
-    struct conn *logins;        /* connections before login, oldest first */
+    struct inbox *control;             /* the control thread's */
+    struct worker **workers;           /* all of them, for their inboxes */
+    struct conn *logins, *logins_last; /* connections before login, oldest first */
+    struct dialing *dialing;           /* link_io.c: dials under way */
     struct worker_listener listeners[WORKER_LISTEN_MAX];
     struct stun_udp stun;
-    bool stun_on, stopping;
-    uint32_t open_handles;
+    bool stun_on, started, stopping, rest_stopped;
     uv_timer_t tick, pause_timer;
     uv_check_t check;
+    uv_timer_cb on_pause_over;
     struct conn *paused;
+    uint64_t last_slowed; /* generation: one IN_SLOW_DOWN a turn */
 };
 
 struct worker_params {
     uint32_t index, n_workers;
     struct worker **workers;
     struct inbox *control;
-    struct site *site;          /* a reference is taken */
+    struct site *site; /* a reference is taken */
     struct login_limits *limits;
-    uint64_t seed;              /* for hash tables */
-    size_t budget;              /* bytes of queues */
+    uint64_t seed; /* for hash tables */
+    size_t budget; /* bytes of queues */
     /* Sockets already bound (SO_REUSEPORT): < 0 none.  Owned by the worker from now on. */
     int derp_fd, http_fd, stun_fd;
 };
@@ -70,6 +74,10 @@ int worker_start(struct worker *w); /* 0 or libuv error: starts the thread */
 /* After IN_STOPPED (or if never started): joins and frees. */
 void worker_free(struct worker *w);
 
+/* The stream of c has closed: takes it off the tables and frees it. */
+void worker_conn_free(struct conn *c);
+/* While stopping: goes on once the last connection and dial are over. */
+void worker_stop_rest(struct worker *w);
 /* Posts to the control thread with key and ref of a connection. */
 void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, bool flag);
 

@@ -1,0 +1,22 @@
+/* What only a connection before login needs.  Owner: its conn; freed when it becomes a client or a link, or closes. */
+#ifndef DERPMESH_NODE_LOGIN_H
+#define DERPMESH_NODE_LOGIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct conn;
+
+enum { LOGIN_TOTAL_MS = 20000, LOGIN_IDLE_MS = 10000 };
+
+struct login {
+    struct conn *prev, *next; /* worker.logins, oldest first */
+    uint64_t by;              /* ms: done by then */
+    uint64_t idle_by;         /* ms: progress by then */
+    uint64_t seen_bytes;      /* bytes_in at the last look */
+    uint8_t port_kind;        /* enum http_port */
+    bool derp;                /* upgraded: ServerKey sent, ClientInfo awaited */
+    bool counted;             /* in login_limits */
+};
+
+#endif

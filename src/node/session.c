@@ -1,0 +1,457 @@
+/* From accept to login.
+ *
+ * Happy path: accepted → TLS → HTTP head → Upgrade: DERP → ServerKey out → ClientInfo in → ServerInfo out → client:
+ * from then on relay.c has the bytes.  Other heads get a page (http.c) or become a mesh link (link_io.c).
+ * Fails: session_close, counted by reason, one rate-limited line with the address. */
+#include "node/session.h"
+
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "node/http.h"
+#include "node/limits.h"
+#include "node/link_io.h"
+#include "node/log.h"
+#include "node/login.h"
+#include "proto/frame.h"
+#include "proto/hello.h"
+#include "proto/http1.h"
+
+enum {
+    DUE_EVERY_MS = 2000,
+    STALL_FULL_MS = 2000, /* nothing taken while much waits */
+    STALL_ANY_MS = 10000, /* nothing taken while anything waits */
+    REPLIES_MAX = 64 << 10
+};
+
+static const struct stream_ops login_ops;
+static const struct stream_ops client_ops;
+
+static void conn_log(enum log_level level, const struct conn *c, const char *what, const char *text)
+{
+    char addr[CONN_ADDR_TEXT], quoted[160];
+    if (level == LOG_DEBUG) {
+        log_debug("conn", "%s from=%s reason=%s", what, conn_addr_text(addr, &c->addr),
+                  log_quote(quoted, sizeof(quoted), text, strlen(text)));
+        return;
+    }
+    log_limited(level, "conn", "%s from=%s reason=%s", what, conn_addr_text(addr, &c->addr),
+                log_quote(quoted, sizeof(quoted), text, strlen(text)));
+}
+
+void session_close(struct conn *c, enum stat_id why, const char *text)
+{
+    if (c->stream.closing)
+        return;
+    stats_add(&c->worker->stats, why, 1);
+    conn_log(why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_PEER ? LOG_DEBUG : LOG_WARN, c, "closed", text);
+    stream_close(&c->stream, text);
+}
+
+/* ---- the list of connections before login ---- */
+
+static void logins_add(struct worker *w, struct conn *c)
+{
+    struct login *l = c->login;
+    l->next = NULL;
+    l->prev = w->logins_last;
+    if (w->logins_last)
+        w->logins_last->login->next = c;
+    else
+        w->logins = c;
+    w->logins_last = c;
+    stats_add(&w->stats, STAT_LOGIN_PENDING, 1);
+}
+
+/* The connection is no longer before login: counters, list, memory. */
+static void login_end(struct conn *c)
+{
+    struct worker *w = c->worker;
+    struct login *l = c->login;
+    if (!l)
+        return;
+    if (l->prev)
+        l->prev->login->next = l->next;
+    else
+        w->logins = l->next;
+    if (l->next)
+        l->next->login->prev = l->prev;
+    else
+        w->logins_last = l->prev;
+    if (l->counted)
+        limits_login_leave(w->limits, &c->addr);
+    stats_sub(&w->stats, STAT_LOGIN_PENDING, 1);
+    free(l);
+    c->login = NULL;
+}
+
+/* How far a login has come: TLS, head, upgrade. */
+static int advanced(const struct conn *c)
+{
+    return c->login->derp ? 2 : c->stream.open && c->stream.ssl ? 1 : 0;
+}
+
+/* All places are taken: the least advanced of the fullest prefix makes room.  False if this worker has none. */
+static bool evict_login(struct worker *w, const struct conn *newcomer)
+{
+    struct conn *worst = NULL;
+    uint32_t worst_count = 0;
+    for (struct conn *c = w->logins; c; c = c->login->next) {
+        if (c->stream.closing || c == newcomer || !c->login->counted)
+            continue;
+        uint32_t n = limits_prefix_count(w->limits, &c->addr);
+        if (!worst || n > worst_count || (n == worst_count && advanced(c) < advanced(worst))) {
+            worst = c;
+            worst_count = n;
+        }
+    }
+    if (!worst)
+        return false;
+    limits_login_leave(w->limits, &worst->addr);
+    worst->login->counted = false;
+    session_close(worst, STAT_REFUSED_LOGIN_LIMIT, "too many connections before login");
+    return true;
+}
+
+/* Counts c; closes it, or another, where that is too many. */
+static void login_admit(struct conn *c)
+{
+    struct worker *w = c->worker;
+    enum limits_answer a = limits_login_enter(w->limits, &c->addr);
+    if (a == LIMITS_TOTAL && evict_login(w, c))
+        a = limits_login_enter(w->limits, &c->addr);
+    if (a == LIMITS_OK)
+        c->login->counted = true;
+    else if (a == LIMITS_PREFIX)
+        session_close(c, STAT_REFUSED_ADDRESS_LIMIT, "too many connections before login from this address");
+    else
+        session_close(c, STAT_REFUSED_LOGIN_LIMIT, "too many connections before login");
+}
+
+/* ---- accept ---- */
+
+static void free_unopened(uv_handle_t *h)
+{
+    struct stream *s = h->data;
+    struct conn *c = conn_of(s);
+    free(c->login);
+    free(c);
+}
+
+static bool trusted_proxy(const struct worker *w, const struct conn_addr *a)
+{
+    const struct config *cfg = w->site->config;
+    for (int i = 0; i < cfg->n_proxies; i++) {
+        const struct config_cidr *p = &cfg->proxies[i];
+        int bytes = p->bits / 8, rest = p->bits % 8;
+        if (memcmp(a->ip, p->ip, (size_t)bytes) == 0 &&
+            (rest == 0 || ((a->ip[bytes] ^ p->ip[bytes]) >> (8 - rest)) == 0))
+            return true;
+    }
+    return false;
+}
+
+void session_accept(struct worker *w, struct worker_listener *l)
+{
+    struct conn *c = calloc(1, sizeof(*c));
+    struct login *login = calloc(1, sizeof(*login));
+    if (!c || !login || stream_init(&c->stream, &w->io, &login_ops) != 0) {
+        free(c);
+        free(login);
+        log_limited(LOG_ERROR, "conn", "no memory for a new connection");
+        l->pending = true; /* waits until there is memory: the worker's tick tries again */
+        return;
+    }
+    l->pending = false;
+    c->worker = w;
+    c->login = login;
+    c->wheel_slot = WHEEL_SLOTS;
+    bool tls = l->port_kind == HTTP_MAIN;
+    int err = stream_accept(&c->stream, (uv_stream_t *)&l->tcp, tls ? w->site->tls->ctx : NULL);
+    if (err || conn_add(&w->relay.conns, c) < 0) {
+        uv_close((uv_handle_t *)&c->stream.tcp, free_unopened);
+        log_limited(LOG_ERROR, "conn", "cannot accept: %s", err ? uv_strerror(err) : "no memory");
+        return;
+    }
+    struct sockaddr_storage ss;
+    int len = sizeof(ss);
+    if (uv_tcp_getpeername(&c->stream.tcp, (struct sockaddr *)&ss, &len) == 0)
+        conn_addr_set(&c->addr, (struct sockaddr *)&ss);
+    uint64_t now = uv_now(&w->loop);
+    login->port_kind = l->port_kind;
+    login->by = now + LOGIN_TOTAL_MS;
+    login->idle_by = now + LOGIN_IDLE_MS;
+    logins_add(w, c);
+    stats_add(&w->stats, STAT_ACCEPTS, 1);
+    stats_add(&w->stats, STAT_CONNECTIONS, 1);
+    wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
+    /* behind a proxy the address that counts comes with the head */
+    if (l->port_kind == HTTP_MAIN_PLAIN && trusted_proxy(w, &c->addr))
+        return;
+    login_admit(c);
+}
+
+/* ---- HTTP ---- */
+
+/* The address that a trusted proxy names: the last of X-Forwarded-For, else X-Real-IP. */
+static void take_forwarded(struct conn *c, const struct http1_head *head)
+{
+    struct worker *w = c->worker;
+    if (c->login->port_kind != HTTP_MAIN_PLAIN || c->login->counted || !trusted_proxy(w, &c->addr))
+        return;
+    const struct http1_str *v = http1_find(head, "X-Forwarded-For");
+    if (!v)
+        v = http1_find(head, "X-Real-IP");
+    char text[64];
+    size_t from = v ? v->n : 0;
+    while (from > 0 && v->p[from - 1] != ',' && v->p[from - 1] != ' ')
+        from--;
+    if (v && v->n - from < sizeof(text)) {
+        struct sockaddr_storage ss;
+        memcpy(text, v->p + from, v->n - from);
+        text[v->n - from] = '\0';
+        if (uv_ip4_addr(text, 0, (struct sockaddr_in *)&ss) == 0 ||
+            uv_ip6_addr(text, 0, (struct sockaddr_in6 *)&ss) == 0)
+            conn_addr_set(&c->addr, (struct sockaddr *)&ss);
+    }
+    login_admit(c);
+}
+
+static void start_derp(struct conn *c)
+{
+    uint8_t frame[HELLO_SERVER_KEY_LEN];
+    size_t n = hello_server_key(frame, &c->worker->site->node_key.pub);
+    stream_send_raw(&c->stream, frame, n);
+    c->login->derp = true;
+}
+
+static void become_link(struct conn *c)
+{
+    login_end(c);
+    if (link_io_adopt(c) < 0)
+        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+}
+
+/* One head.  Returns bytes done with, 0 for more, -1 if closed. */
+static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
+{
+    struct worker *w = c->worker;
+    struct http1_head head;
+    struct http_reply reply;
+    int len = http1_parse_request(&head, (const char *)buf, n);
+    if (len == 0)
+        return 0;
+    stats_add(&w->stats, STAT_HTTP_REQUESTS, 1);
+    if (len < 0) {
+        http_bad(&reply, len);
+        stream_send_raw(&c->stream, reply.text, reply.len);
+        stats_add(&w->stats, STAT_CLOSED_HTTP, 1);
+        conn_log(LOG_WARN, c, "closed", "not an HTTP request that we take");
+        stream_finish(&c->stream);
+        return (ssize_t)n;
+    }
+    take_forwarded(c, &head);
+    if (c->stream.closing)
+        return -1;
+    struct http_site site = {.node_key_hex = w->site->node_key_hex,
+                             .host = w->site->self->host_name,
+                             .mesh = w->site->mesh_keys.n > 0};
+    http_answer(&reply, &head, (enum http_port)c->login->port_kind, &site);
+    if (!(reply.action == HTTP_DERP && reply.fast_start))
+        stream_send_raw(&c->stream, reply.text, reply.len);
+    if (reply.action == HTTP_DERP)
+        start_derp(c);
+    else if (reply.action == HTTP_MESH)
+        become_link(c);
+    else if (reply.action == HTTP_REPLY && (reply.close || c->stream.q.bytes > REPLIES_MAX))
+        stream_finish(&c->stream);
+    return c->stream.closing ? -1 : len;
+}
+
+/* ---- the DERP login ---- */
+
+/* The key's packets come to this connection from now on, as far as this worker sends them. */
+static void make_active(struct worker *w, struct conn *c)
+{
+    const struct conn_ref *old = routes_local(w->relay.routes, &c->key);
+    if (old && old->worker == w->index && old->gen != c->gen) {
+        struct conn *other = conn_get(&w->relay.conns, old->slot, old->gen);
+        if (other)
+            other->active = false;
+    }
+    struct conn_ref me = {c->gen, c->slot, w->index};
+    if (routes_local_set(w->relay.routes, &c->key, &me) < 0)
+        log_limited(LOG_ERROR, "conn", "no memory for a route");
+    c->active = true;
+}
+
+void session_make_active(struct conn *c)
+{
+    make_active(c->worker, c);
+    stats_add(&c->worker->stats, STAT_DUP_CLIENT_SWITCH, 1);
+    worker_tell(c->worker, IN_CLIENT_ACTIVE, c, false);
+}
+
+static uint64_t next_keepalive(const struct worker *w, uint64_t now)
+{
+    const struct config *cfg = w->site->config;
+    uint32_t span = cfg->keepalive_max_ms - cfg->keepalive_min_ms;
+    return now + cfg->keepalive_min_ms + (span ? randombytes_uniform(span) : 0);
+}
+
+static void become_client(struct conn *c, const struct derp_key *key)
+{
+    struct worker *w = c->worker;
+    uint64_t now = uv_now(&w->loop);
+    login_end(c);
+    c->kind = CONN_CLIENT;
+    c->key = *key;
+    c->not_here = 3;
+    c->not_here_at = now;
+    c->keepalive_at = next_keepalive(w, now);
+    c->stream.ops = &client_ops;
+    make_active(w, c);
+    c->announced = true;
+    stats_add(&w->stats, STAT_LOGINS, 1);
+    stats_add(&w->stats, STAT_CLIENTS, 1);
+    worker_tell(w, IN_CLIENT_UP, c, false);
+    char text[KEY_TEXT_MAX], addr[CONN_ADDR_TEXT];
+    key_public_text(text, key);
+    log_debug("client", "login key=%s from=%s", text, conn_addr_text(addr, &c->addr));
+}
+
+/* The ClientInfo frame.  As head_input. */
+static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
+{
+    struct frame f;
+    size_t size = frame_peek(&f, buf, n);
+    if (!f.raw)
+        return 0;
+    if (f.type != FRAME_CLIENT_INFO || f.len > HELLO_CLIENT_INFO_MAX) {
+        session_close(c, STAT_CLOSED_HELLO,
+                      f.type != FRAME_CLIENT_INFO ? "login began with another frame"
+                                                  : "login message too long");
+        return -1;
+    }
+    if (!size)
+        return 0;
+    struct derp_key key;
+    struct hello_shared shared;
+    struct client_info info;
+    int err = hello_open_client_info(f.body, f.len, &c->worker->site->node_key, &key, &shared, &info);
+    sodium_memzero(&info, sizeof(info));
+    if (err < 0) {
+        session_close(c, STAT_CLOSED_HELLO, hello_error_text(err));
+        return -1;
+    }
+    if (!limits_client_enter(c->worker->limits)) {
+        session_close(c, STAT_REFUSED_MAX_CLIENTS, "as many clients as max_clients allows");
+        return -1;
+    }
+    uint8_t out[HELLO_FRAME_MAX];
+    size_t len = hello_server_info(out, &shared);
+    sodium_memzero(&shared, sizeof(shared));
+    stream_send_raw(&c->stream, out, len);
+    become_client(c, &key);
+    return (ssize_t)size;
+}
+
+static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
+{
+    struct conn *c = conn_of(s);
+    size_t off = 0;
+    while (off < n && c->login) {
+        if (s->end_after_flush)
+            return (ssize_t)n; /* what comes after the last reply is not read */
+        ssize_t used =
+            c->login->derp ? derp_login_input(c, buf + off, n - off) : head_input(c, buf + off, n - off);
+        if (used < 0)
+            return -1;
+        if (used == 0)
+            break;
+        off += (size_t)used;
+    }
+    return (ssize_t)off;
+}
+
+/* ---- clients ---- */
+
+static ssize_t on_client_input(struct stream *s, uint8_t *buf, size_t n)
+{
+    struct conn *c = conn_of(s);
+    return relay_client_input(&c->worker->relay, c, buf, n);
+}
+
+static void client_end(struct conn *c)
+{
+    struct worker *w = c->worker;
+    heard_drop(w->relay.heard, c);
+    routes_local_del(w->relay.routes, &c->key, c->gen);
+    limits_client_leave(w->limits);
+    stats_sub(&w->stats, STAT_CLIENTS, 1);
+    worker_tell(w, IN_CLIENT_DOWN, c, false);
+}
+
+static void on_conn_closed(struct stream *s, enum stream_end end, const char *detail)
+{
+    struct conn *c = conn_of(s);
+    struct worker *w = c->worker;
+    if (end == STREAM_END_TLS) {
+        stats_add(&w->stats, STAT_CLOSED_TLS, 1);
+        conn_log(LOG_WARN, c, "closed", detail);
+    } else if (end == STREAM_END_MEMORY) {
+        stats_add(&w->stats, STAT_CLOSED_NO_MEMORY, 1);
+        conn_log(LOG_ERROR, c, "closed", detail);
+    } else if (end != STREAM_END_LOCAL) {
+        stats_add(&w->stats, STAT_CLOSED_PEER, 1);
+        conn_log(LOG_DEBUG, c, "closed", detail);
+    }
+    if (c->kind == CONN_CLIENT)
+        client_end(c);
+    login_end(c);
+    worker_conn_free(c);
+}
+
+static const struct stream_ops login_ops = {.input = on_login_input, .closed = on_conn_closed};
+static const struct stream_ops client_ops = {.input = on_client_input, .closed = on_conn_closed};
+
+/* ---- deadlines ---- */
+
+static bool login_overdue(struct conn *c, uint64_t now)
+{
+    struct login *l = c->login;
+    if (c->stream.bytes_in != l->seen_bytes) {
+        l->seen_bytes = c->stream.bytes_in;
+        l->idle_by = now + LOGIN_IDLE_MS;
+    }
+    return now >= l->by || now >= l->idle_by;
+}
+
+static bool stalled(const struct conn *c)
+{
+    uint64_t ms = stream_stalled_ms(&c->stream);
+    return ms > STALL_ANY_MS || (ms > STALL_FULL_MS && c->stream.q.bytes > SENDQ_LIMIT / 2);
+}
+
+void session_due(struct worker *w, struct conn *c, uint64_t now)
+{
+    if (c->stream.closing)
+        return;
+    if (c->login && login_overdue(c, now)) {
+        session_close(c, STAT_CLOSED_LOGIN_TIMEOUT, "login took too long");
+        return;
+    }
+    if (stalled(c)) {
+        session_close(c, STAT_CLOSED_STALLED, "takes no data any more");
+        return;
+    }
+    if (c->kind == CONN_CLIENT && now >= c->keepalive_at) {
+        uint8_t frame[FRAME_HEADER_LEN];
+        frame_header(frame, FRAME_KEEP_ALIVE, 0);
+        stream_send(&c->stream, SENDQ_URGENT, 0, frame, sizeof(frame));
+        stats_add(&w->stats, STAT_KEEPALIVES, 1);
+        c->keepalive_at = next_keepalive(w, now);
+    }
+    wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
+}

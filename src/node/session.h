@@ -1,0 +1,19 @@
+/* A connection from accept to login: TLS, HTTP head, pages or upgrade, then the DERP login or a mesh link.
+ *
+ * Source: derpserver (accept, recvClientKey, sendServerInfo), cmd/derper; limits of docs/limits.md.
+ * Thread: the worker's. */
+#ifndef DERPMESH_NODE_SESSION_H
+#define DERPMESH_NODE_SESSION_H
+
+#include "node/worker.h"
+
+/* Takes one pending connection of a listener. */
+void session_accept(struct worker *w, struct worker_listener *l);
+/* A deadline of a connection before login or of a client has come: keep-alive, time-outs. */
+void session_due(struct worker *w, struct conn *c, uint64_t now);
+/* A frame came from a connection that is not its key's active one: it is from now on. */
+void session_make_active(struct conn *c);
+/* Closes any connection of the worker, counted and logged. */
+void session_close(struct conn *c, enum stat_id why, const char *text);
+
+#endif

@@ -1,0 +1,456 @@
+/* A worker's thread: its loop, its listening sockets, its inbox.
+ *
+ * Happy path of a turn: poll → reads (session, relay) → on_check posts the batches for other workers → on_prepare of
+ * stream.c flushes what was touched.  IN_STOP closes everything; when the last handle is closed the loop ends and
+ * IN_STOPPED is the thread's last word.
+ * Fails at start only (worker_new); later faults are those of single connections. */
+#include "node/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "node/http.h"
+#include "node/limits.h"
+#include "node/link_io.h"
+#include "node/log.h"
+#include "node/session.h"
+
+enum { PAUSE_MS = 1 };
+
+/* ---- towards the control thread and the other workers ---- */
+
+void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, bool flag)
+{
+    struct inbox_msg *m = inbox_msg_new(type, 0);
+    if (!m) {
+        log_limited(LOG_ERROR, "worker", "no memory to tell the control thread");
+        return;
+    }
+    m->key = c->key;
+    m->ref = (struct conn_ref){c->gen, c->slot, w->index};
+    m->addr = c->addr;
+    m->flag = flag;
+    inbox_post(w->control, m);
+}
+
+static void post_batch(struct worker *w, uint32_t to)
+{
+    struct relay_batch *b = &w->relay.batch[to];
+    struct inbox *in = &w->workers[to]->inbox;
+    struct inbox_msg *m = NULL;
+    enum stat_id why = STAT_DROP_INBOX_FULL;
+    if (inbox_data_room(in, b->len)) {
+        m = inbox_msg_new(IN_DATA, b->len);
+        why = STAT_DROP_NO_MEMORY;
+    }
+    if (m) {
+        memcpy(m->bytes, b->bytes, b->len);
+        inbox_post(in, m);
+    } else {
+        stats_add(&w->stats, why, b->packets);
+    }
+    b->len = 0;
+    b->packets = 0;
+}
+
+static void on_check(uv_check_t *h)
+{
+    struct worker *w = h->data;
+    for (uint32_t i = 0; i < w->n_workers; i++)
+        if (w->relay.batch[i].len > 0)
+            post_batch(w, i);
+    w->last_slowed = 0;
+}
+
+/* ---- relay's way up ---- */
+
+static void relay_active(void *ctx, struct conn *c)
+{
+    (void)ctx;
+    session_make_active(c);
+}
+
+static void relay_home(void *ctx, struct conn *c)
+{
+    worker_tell(ctx, IN_CLIENT_HOME, c, c->home);
+}
+
+static void relay_glean(void *ctx, const struct derp_key *key, const struct node_id *node)
+{
+    struct worker *w = ctx;
+    struct inbox_msg *m = inbox_msg_new(IN_GLEAN, 0);
+    if (!m)
+        return;
+    m->key = *key;
+    m->node_id = *node;
+    inbox_post(w->control, m);
+}
+
+static void relay_link_control(void *ctx, struct conn *c, const uint8_t *payload, size_t len)
+{
+    struct worker *w = ctx;
+    struct inbox_msg *m = inbox_msg_new(IN_LINK_CONTROL, len);
+    if (!m) {
+        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+        return;
+    }
+    m->ref = (struct conn_ref){c->gen, c->slot, w->index};
+    memcpy(m->bytes, payload, len);
+    inbox_post(w->control, m);
+}
+
+static void relay_slow_down(void *ctx, struct conn *c)
+{
+    struct worker *w = ctx;
+    if (c->is_paused || c->stream.closing)
+        return;
+    c->is_paused = true;
+    c->paused_next = w->paused;
+    w->paused = c;
+    stream_pause(&c->stream);
+    stats_add(&w->stats, STAT_READ_PAUSES, 1);
+    if (!uv_is_active((uv_handle_t *)&w->pause_timer))
+        uv_timer_start(&w->pause_timer, w->on_pause_over, PAUSE_MS, 0);
+}
+
+static void relay_slow_down_other(void *ctx, const struct conn_ref *from)
+{
+    struct worker *w = ctx;
+    if (w->last_slowed == from->gen)
+        return;
+    w->last_slowed = from->gen;
+    struct inbox_msg *m = inbox_msg_new(IN_SLOW_DOWN, 0);
+    if (!m)
+        return;
+    m->ref = *from;
+    inbox_post(&w->workers[from->worker]->inbox, m);
+}
+
+static void relay_close(void *ctx, struct conn *c, enum stat_id why, const char *text)
+{
+    (void)ctx;
+    session_close(c, why, text);
+}
+
+static const struct relay_ops relay_ops = {.active = relay_active,
+                                           .home = relay_home,
+                                           .glean = relay_glean,
+                                           .link_control = relay_link_control,
+                                           .slow_down = relay_slow_down,
+                                           .slow_down_other = relay_slow_down_other,
+                                           .close = relay_close};
+
+static void on_pause_over(uv_timer_t *t)
+{
+    struct worker *w = t->data;
+    while (w->paused) {
+        struct conn *c = w->paused;
+        w->paused = c->paused_next;
+        c->is_paused = false;
+        stream_resume(&c->stream);
+    }
+}
+
+/* ---- connections ---- */
+
+void worker_conn_free(struct conn *c)
+{
+    struct worker *w = c->worker;
+    wheel_remove(&w->wheel, c);
+    if (c->is_paused) {
+        struct conn **at = &w->paused;
+        while (*at != c)
+            at = &(*at)->paused_next;
+        *at = c->paused_next;
+    }
+    conn_remove(&w->relay.conns, c);
+    stats_sub(&w->stats, STAT_CONNECTIONS, 1);
+    stats_add(&w->stats, STAT_CLOSES, 1);
+    free(c);
+    if (w->stopping)
+        worker_stop_rest(w);
+}
+
+static void due(void *ctx, struct conn *c, uint64_t now)
+{
+    if (c->kind == CONN_LINK)
+        link_io_due(ctx, c, now);
+    else
+        session_due(ctx, c, now);
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct worker *w = t->data;
+    wheel_turn(&w->wheel, uv_now(&w->loop), due, w);
+    for (int i = 0; i < WORKER_LISTEN_MAX; i++)
+        if (w->listeners[i].on && w->listeners[i].pending)
+            session_accept(w, &w->listeners[i]);
+}
+
+static void on_connection(uv_stream_t *server, int status)
+{
+    struct worker_listener *l = server->data;
+    if (status < 0)
+        log_limited(LOG_ERROR, "worker", "accept: %s", uv_strerror(status));
+    else
+        session_accept(l->worker, l);
+}
+
+/* ---- inbox ---- */
+
+static void local_set(struct worker *w, const struct inbox_msg *m)
+{
+    const struct conn_ref *old = routes_local(w->relay.routes, &m->key);
+    if (old && old->worker == w->index && old->gen != m->ref.gen) {
+        struct conn *c = conn_get(&w->relay.conns, old->slot, old->gen);
+        if (c)
+            c->active = false;
+    }
+    if (m->ref.worker == w->index) {
+        struct conn *c = conn_get(&w->relay.conns, m->ref.slot, m->ref.gen);
+        if (!c)
+            return; /* closed meanwhile: its IN_CLIENT_DOWN is on the way */
+        c->active = true;
+    }
+    if (routes_local_set(w->relay.routes, &m->key, &m->ref) < 0)
+        log_limited(LOG_ERROR, "worker", "no memory for a route");
+}
+
+static void take_site(struct worker *w, struct site *site)
+{
+    site_unref(w->site);
+    w->site = site_ref(site);
+}
+
+static void worker_stop(struct worker *w);
+
+static void slow_down_ref(struct worker *w, const struct conn_ref *ref)
+{
+    struct conn *c = conn_get(&w->relay.conns, ref->slot, ref->gen);
+    if (c)
+        relay_slow_down(w, c);
+}
+
+static void handle_control(struct worker *w, struct inbox_msg *m)
+{
+    switch (m->type) {
+    case IN_NODE_LINK:
+        if (relay_node_link(&w->relay, m->node, &m->node_id, &m->ref) < 0)
+            log_limited(LOG_ERROR, "worker", "no memory for a node's link");
+        break;
+    case IN_GONE:
+        relay_gone(&w->relay, &m->key);
+        break;
+    case IN_DIAL:
+        link_io_dial(w, m->number, m->site, m->map_node);
+        break;
+    case IN_DIAL_CANCEL:
+        link_io_dial_cancel(w, m->number);
+        break;
+    case IN_LINK_SEND:
+        link_io_send(w, &m->ref, m->bytes, m->len);
+        break;
+    case IN_LINK_READY:
+        link_io_ready(w, &m->ref);
+        break;
+    case IN_LINK_CLOSE:
+        link_io_close(w, &m->ref, (const char *)m->bytes);
+        break;
+    case IN_SITE:
+        take_site(w, m->site);
+        break;
+    case IN_STOP:
+        worker_stop(w);
+        break;
+    default:
+        break; /* messages of the other direction */
+    }
+}
+
+static void on_message(void *ctx, struct inbox_msg *m)
+{
+    struct worker *w = ctx;
+    switch (m->type) {
+    case IN_DATA:
+        relay_inbox(&w->relay, m->bytes, m->len);
+        break;
+    case IN_SLOW_DOWN:
+        slow_down_ref(w, &m->ref);
+        break;
+    case IN_LOCAL_SET:
+        local_set(w, m);
+        break;
+    case IN_LOCAL_DEL:
+        routes_local_del(w->relay.routes, &m->key, m->ref.gen);
+        break;
+    case IN_REMOTE_SET:
+        if (routes_remote_set(w->relay.routes, &m->key, m->node) < 0)
+            log_limited(LOG_ERROR, "worker", "no memory for a route");
+        break;
+    default:
+        handle_control(w, m);
+    }
+}
+
+/* ---- stopping ---- */
+
+/* The connections are closed one after the other; when none is left, what carries them goes too. */
+void worker_stop_rest(struct worker *w)
+{
+    if (w->relay.conns.n_conns > 0 || w->rest_stopped || w->dialing)
+        return;
+    w->rest_stopped = true;
+    uv_close((uv_handle_t *)&w->tick, NULL);
+    uv_close((uv_handle_t *)&w->pause_timer, NULL);
+    uv_close((uv_handle_t *)&w->check, NULL);
+    stream_io_stop(&w->io);
+    inbox_stop(&w->inbox);
+}
+
+static void worker_stop(struct worker *w)
+{
+    if (w->stopping)
+        return;
+    w->stopping = true;
+    for (int i = 0; i < WORKER_LISTEN_MAX; i++)
+        if (w->listeners[i].on)
+            uv_close((uv_handle_t *)&w->listeners[i].tcp, NULL);
+    if (w->stun_on)
+        stun_udp_stop(&w->stun, NULL);
+    link_io_stop(w);
+    for (uint32_t i = 0; i < w->relay.conns.n_slots; i++)
+        if (w->relay.conns.slot[i])
+            session_close(w->relay.conns.slot[i], STAT_CLOSED_ADMIN, "the node stops");
+    worker_stop_rest(w);
+}
+
+/* ---- beginning and end ---- */
+
+static int add_listener(struct worker *w, int fd, enum http_port kind)
+{
+    for (int i = 0; i < WORKER_LISTEN_MAX; i++) {
+        struct worker_listener *l = &w->listeners[i];
+        if (l->on)
+            continue;
+        int err = uv_tcp_init(&w->loop, &l->tcp);
+        if (!err)
+            err = uv_tcp_open(&l->tcp, fd);
+        if (!err)
+            err = uv_listen((uv_stream_t *)&l->tcp, 4096, on_connection);
+        l->tcp.data = l;
+        l->worker = w;
+        l->port_kind = (uint8_t)kind;
+        l->on = true;
+        return err;
+    }
+    return UV_ENOSPC;
+}
+
+static int init_handles(struct worker *w, const struct worker_params *p)
+{
+    int err = uv_loop_init(&w->loop);
+    if (err)
+        return err;
+    uv_timer_init(&w->loop, &w->tick);
+    uv_timer_init(&w->loop, &w->pause_timer);
+    uv_check_init(&w->loop, &w->check);
+    w->tick.data = w->pause_timer.data = w->check.data = w;
+    w->on_pause_over = on_pause_over;
+    err = inbox_init(&w->inbox, &w->loop, on_message, w);
+    if (!err)
+        err = stream_io_init(&w->io, &w->loop, &w->stats, p->budget);
+    return err;
+}
+
+static int init_relay(struct worker *w, const struct worker_params *p)
+{
+    w->relay.ops = &relay_ops;
+    w->relay.ctx = w;
+    w->relay.worker = p->index;
+    w->relay.n_workers = p->n_workers;
+    w->relay.stats = &w->stats;
+    node_id_of(&w->relay.self, p->site->self->id);
+    return relay_init(&w->relay, p->seed) < 0 ? UV_ENOMEM : 0;
+}
+
+static int open_sockets(struct worker *w, const struct worker_params *p)
+{
+    int err = 0;
+    if (p->derp_fd >= 0)
+        err = add_listener(w, p->derp_fd, p->site->tls ? HTTP_MAIN : HTTP_MAIN_PLAIN);
+    if (!err && p->http_fd >= 0)
+        err = add_listener(w, p->http_fd, HTTP_PORT80);
+    if (!err && p->stun_fd >= 0) {
+        err = stun_udp_open(&w->stun, &w->loop, p->stun_fd, &w->stats);
+        w->stun_on = err == 0;
+    }
+    return err;
+}
+
+struct worker *worker_new(const struct worker_params *p, char *err, size_t err_len)
+{
+    struct worker *w = calloc(1, sizeof(*w));
+    if (!w) {
+        snprintf(err, err_len, "no memory for a worker");
+        return NULL;
+    }
+    w->index = p->index;
+    w->n_workers = p->n_workers;
+    w->workers = p->workers;
+    w->control = p->control;
+    w->limits = p->limits;
+    w->site = site_ref(p->site);
+    int e = init_handles(w, p);
+    if (!e)
+        e = init_relay(w, p);
+    if (!e)
+        e = open_sockets(w, p);
+    if (e) {
+        /* the process ends now: what is half made goes with it */
+        snprintf(err, err_len, "cannot set up worker %u: %s", p->index, uv_strerror(e));
+        return NULL;
+    }
+    wheel_init(&w->wheel, uv_now(&w->loop));
+    uv_timer_start(&w->tick, on_tick, WHEEL_TICK_MS, WHEEL_TICK_MS);
+    uv_check_start(&w->check, on_check);
+    return w;
+}
+
+static void run(void *arg)
+{
+    struct worker *w = arg;
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    struct inbox_msg *m = inbox_msg_new(IN_STOPPED, 0);
+    if (!m)
+        return;
+    m->number = w->index;
+    inbox_post(w->control, m);
+}
+
+int worker_start(struct worker *w)
+{
+    int err = uv_thread_create(&w->thread, run, w);
+    w->started = err == 0;
+    return err;
+}
+
+void worker_free(struct worker *w)
+{
+    if (!w)
+        return;
+    if (w->started) {
+        uv_thread_join(&w->thread);
+    } else {
+        worker_stop(w);
+        uv_run(&w->loop, UV_RUN_DEFAULT);
+    }
+    inbox_deinit(&w->inbox);
+    stream_io_deinit(&w->io);
+    relay_deinit(&w->relay);
+    uv_loop_close(&w->loop);
+    site_unref(w->site);
+    free(w);
+}
