@@ -166,6 +166,11 @@ void link_io_stop(struct worker *w)
         dial_cancel(d);
 }
 
+static void on_unused_closed(uv_handle_t *h)
+{
+    free(conn_of(h->data));
+}
+
 static struct conn *new_conn(struct worker *w)
 {
     struct conn *c = calloc(1, sizeof(*c));
@@ -182,7 +187,7 @@ static struct conn *new_conn(struct worker *w)
             return c;
         }
         /* without a slot it is closed like any other; uv needs its memory until then */
-        uv_close((uv_handle_t *)&c->stream.tcp, (uv_close_cb)(void (*)(void))free);
+        uv_close((uv_handle_t *)&c->stream.tcp, on_unused_closed);
         free(l);
         return NULL;
     }
