@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "proto/key.h"
+#include "proto/wire.h"
 
 enum frame_type {
     FRAME_SERVER_KEY = 0x01,
@@ -35,6 +36,7 @@ enum frame_type {
 enum {
     FRAME_HEADER_LEN = 5,
     FRAME_PACKET_MAX = 64 << 10, /* payload of one packet */
+    FRAME_DISCO_MIN = 62,        /* magic, key, nonce */
     DERP_PROTOCOL_VERSION = 2,
     DERP_PING_MIN = 8,
     DERP_PING_MAX = 1000,
@@ -54,7 +56,18 @@ struct frame {
  * Returns its whole size (header and payload) when all of it is there, 0 when more bytes are
  * needed (f->type and f->len are set once the header is there; else f->raw is NULL).
  * Never fails: any five bytes are a header; what length a type may have is the caller's rule. */
-size_t frame_peek(struct frame *f, uint8_t *buf, size_t n);
+static inline size_t frame_peek(struct frame *f, uint8_t *buf, size_t n)
+{
+    if (n < FRAME_HEADER_LEN) {
+        f->raw = f->body = NULL;
+        return 0;
+    }
+    f->type = buf[0];
+    f->len = wire_get32(buf + 1);
+    f->raw = buf;
+    f->body = buf + FRAME_HEADER_LEN;
+    return n - FRAME_HEADER_LEN < f->len ? 0 : FRAME_HEADER_LEN + (size_t)f->len;
+}
 
 /* Writes a header; returns FRAME_HEADER_LEN. */
 size_t frame_header(uint8_t out[static FRAME_HEADER_LEN], enum frame_type type, uint32_t len);

@@ -26,7 +26,7 @@ struct client_info {
     bool can_ack_pings;
     bool is_prober;
     bool has_mesh_key;       /* a mesh key was sent; its text is in mesh_key */
-    char mesh_key[65];       /* secret: compare in constant time, wipe */
+    char mesh_key[65];       /* secret, lower-case hex: compare in constant time, wipe */
     char app_name[32];       /* cut, printable ASCII only */
 };
 
@@ -43,7 +43,7 @@ size_t hello_server_key(uint8_t out[static HELLO_SERVER_KEY_LEN], const struct d
 enum hello_error {
     HELLO_SHORT = -1,   /* shorter than key, nonce and MAC, or longer than HELLO_CLIENT_INFO_MAX */
     HELLO_BOX = -2,     /* not sealed for our key (or altered) */
-    HELLO_JSON = -3,    /* the box holds no JSON object */
+    HELLO_JSON = -3,    /* the box holds no JSON object, or a member that derper refuses too */
     HELLO_KEY = -4,     /* all-zero or low-order key */
     HELLO_MAGIC = -5    /* client: not a DERP server's key frame */
 };
@@ -57,7 +57,8 @@ size_t hello_server_info(uint8_t out[static HELLO_FRAME_MAX], const struct hello
 /* client: reads a ServerKey payload.  0 or HELLO_MAGIC/HELLO_SHORT/HELLO_KEY. */
 int hello_parse_server_key(const uint8_t *payload, size_t len, struct derp_key *server);
 
-/* client: the ClientInfo frame; sets *shared.  prober marks us as one (IsProber).  Returns its length. */
+/* client: the ClientInfo frame; sets *shared.  prober marks us as one (IsProber).  Returns its length,
+ * or 0 where no secret can be agreed on (a key that hello_parse_server_key has not passed). */
 size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
                          const struct derp_key *server, bool prober, struct hello_shared *shared);
 

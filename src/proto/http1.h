@@ -27,7 +27,8 @@ struct http1_header {
 /* A request or a response head.  Borrowed from the buffer that was parsed. */
 struct http1_head {
     struct http1_str method, target;   /* request */
-    struct http1_str path, query;      /* target split at '?', absolute-form reduced to its path */
+    struct http1_str path, query;      /* target split at '?', absolute-form reduced to its path (not decoded);
+                                          "*" stays, the authority of CONNECT has an empty path */
     int status;                        /* response: 100…999; else 0 */
     int minor;                         /* HTTP/1.minor: 0 or 1 */
     struct http1_header headers[HTTP1_HEADERS_MAX];
@@ -40,7 +41,9 @@ enum http1_error {
     HTTP1_VERSION = -3    /* HTTP, but not 1.x */
 };
 
-/* Parse a head at buf[n].  > 0: its length including the blank line; 0: more is needed; < 0: http1_error. */
+/* Parse a head at buf[n].  > 0: its length including the blank line; 0: more is needed; < 0: http1_error.
+ * A first line of another protocol is refused as soon as that is certain.  A request of HTTP/1.1 must
+ * have one Host header, none may have two.  The head is complete only when the length is returned. */
 int http1_parse_request(struct http1_head *h, const char *buf, size_t n);
 int http1_parse_response(struct http1_head *h, const char *buf, size_t n);
 
