@@ -34,8 +34,8 @@ struct derpmap_node {
 
 struct derpmap_region {
     int id;
-    bool removed; /* "1": null */
-    char *code, *name;
+    bool removed;      /* "1": null */
+    char *code, *name; /* "" if absent */
     double latitude, longitude;
     bool has_location, avoid, no_measure_no_home;
     double score;                /* HomeParams.RegionScore, 0 if none */
@@ -59,7 +59,8 @@ struct derpmap {
 struct derpmap *derpmap_parse(const char *text, size_t n, struct text_error *err);
 void derpmap_free(struct derpmap *m);
 
-/* The node called so: by id, else by Name where only one node has it.  Backups are never found. NULL if none. */
+/* The node called so: by id, else by the name it has in exports ("900-1" and "900/1" find each other).
+ * Backups are never found.  NULL if none. */
 const struct derpmap_node *derpmap_find(const struct derpmap *m, const char *name);
 const struct derpmap_region *derpmap_region_of(const struct derpmap *m, int region_id);
 static inline int derpmap_derp_port(const struct derpmap_node *n)

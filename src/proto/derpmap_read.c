@@ -173,7 +173,9 @@ static int read_region(struct reader *r, const struct hujson *obj, struct derpma
 
     region->line = at.line;
     region->col = at.col;
-    region->code = region->name = "";
+    region->code = region->name = arena_text(&r->full->arena, "", 0);
+    if (!region->code)
+        return fields_refuse_memory(r);
     region->removed = obj->type == HUJSON_NULL;
     if (region->removed)
         return 0;
