@@ -152,7 +152,8 @@ static int read_string(struct reader *r, const struct hujson *v, const struct fi
     if (!ok)
         return fields_refuse_type(r, v, f, "a string");
     for (const char *s = v->str; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f ||
+            ((unsigned char)*s == 0xc2 && (unsigned char)s[1] < 0xa0))
             return fields_refuse(r, v->start, "%s holds a control character", spelled(r, f->name, name));
     if (*v->str == 0)
         return 0;

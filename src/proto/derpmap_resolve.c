@@ -46,6 +46,7 @@ struct name_entry *name_table_put(struct name_table *t, const char *key, int val
 /* One listing, in the order in which listings are taken for the node itself rather than for another mention. */
 struct listing {
     int node, rank; /* 0: answers STUN; else 1 + place in its region, since backups come last there */
+    int sequence;   /* by region: the order of the file does not survive an export */
 };
 
 static int by_rank(const void *a, const void *b)
@@ -54,7 +55,7 @@ static int by_rank(const void *a, const void *b)
 
     if (x->rank != y->rank)
         return x->rank < y->rank ? -1 : 1;
-    return x->node < y->node ? -1 : x->node > y->node;
+    return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
 }
 
 static bool same_text(const char *a, const char *b)
@@ -142,8 +143,11 @@ static int find_twins(struct derpmap_full *full, struct text_error *err)
     for (int i = 0; i < m->n_regions; i++)
         for (int k = 0; k < m->regions[i].n_nodes; k++) {
             const struct derpmap_node *node = m->regions[i].nodes[k];
-            if (!node->stun_only) /* no relay, so nobody's second listing */
-                order[count++] = (struct listing){(int)(node - m->nodes), node->stun_port == -1 ? k + 1 : 0};
+            if (node->stun_only) /* no relay, so nobody's second listing */
+                continue;
+            int rank = node->stun_port == -1 ? k + 1 : 0;
+            order[count] = (struct listing){(int)(node - m->nodes), rank, count};
+            count++;
         }
     qsort(order, (size_t)count, sizeof *order, by_rank);
     for (int i = 0; i < count; i++)
