@@ -18,27 +18,27 @@ enum derpmap_format { DERPMAP_JSON, DERPMAP_POLICY, DERPMAP_HEADSCALE };
 enum { DERPMAP_MAX_REGIONS = 1024, DERPMAP_MAX_NODES = 4096 };
 
 struct derpmap_node {
-    char *name;          /* Name as written */
-    char *id;            /* what we call the node: Name if it is unique in the map, else "REGION/NAME" */
+    char *name; /* Name as written */
+    char *id;   /* what we call the node: Name if it is unique in the map, else "REGION/NAME" */
     int region_id;
-    char *host_name;     /* as written, punycode not applied */
-    char *cert_name;     /* NULL if absent; "sha256-raw:<hex>" is a pin */
-    char *ipv4, *ipv6;   /* NULL if absent; "none" disables the family */
-    int stun_port;       /* as written: 0 = 3478, -1 = off */
-    int derp_port;       /* as written: 0 = 443 */
+    char *host_name;   /* as written, punycode not applied */
+    char *cert_name;   /* NULL if absent; "sha256-raw:<hex>" is a pin */
+    char *ipv4, *ipv6; /* NULL if absent; "none" disables the family */
+    int stun_port;     /* as written: 0 = 3478, -1 = off */
+    int derp_port;     /* as written: 0 = 443 */
     bool stun_only, insecure_for_tests, can_port80;
     char *stun_test_ip;
-    bool backup;         /* another node's listing: same HostName and DERPPort as an earlier node, STUNPort -1 */
-    int line, col;       /* where it stands in the file */
+    bool backup;   /* another node's listing: same HostName and DERPPort as an earlier node, STUNPort -1 */
+    int line, col; /* where it stands in the file */
 };
 
 struct derpmap_region {
     int id;
-    bool removed;        /* "1": null */
-    char *code, *name;
+    bool removed;      /* "1": null */
+    char *code, *name; /* "" if absent */
     double latitude, longitude;
     bool has_location, avoid, no_measure_no_home;
-    double score;        /* HomeParams.RegionScore, 0 if none */
+    double score;                /* HomeParams.RegionScore, 0 if none */
     struct derpmap_node **nodes; /* into derpmap.nodes */
     int n_nodes;
     int line, col;
@@ -49,9 +49,9 @@ struct derpmap {
     bool omit_default_regions;
     struct derpmap_region *regions; /* ascending by id */
     int n_regions;
-    struct derpmap_node *nodes;     /* in file order */
+    struct derpmap_node *nodes; /* in file order */
     int n_nodes;
-    uint8_t hash[32];               /* BLAKE2b over the canonical form: equal for equal maps in any spelling */
+    uint8_t hash[32]; /* BLAKE2b over the canonical form: equal for equal maps in any spelling */
 };
 
 /* Parses any of the three spellings (told apart by content; a file name is not needed).
@@ -59,7 +59,8 @@ struct derpmap {
 struct derpmap *derpmap_parse(const char *text, size_t n, struct text_error *err);
 void derpmap_free(struct derpmap *m);
 
-/* The node called so: by id, else by Name where only one node has it.  Backups are never found. NULL if none. */
+/* The node called so: by id, else by the name it has in exports ("900-1" and "900/1" find each other).
+ * Backups are never found.  NULL if none. */
 const struct derpmap_node *derpmap_find(const struct derpmap *m, const char *name);
 const struct derpmap_region *derpmap_region_of(const struct derpmap *m, int region_id);
 static inline int derpmap_derp_port(const struct derpmap_node *n)
@@ -77,11 +78,12 @@ bool derpmap_node_same(const struct derpmap_node *a, const struct derpmap_node *
 int derpmap_pin(const struct derpmap_node *n, uint8_t sha256[static 32]);
 
 struct derpmap_finding {
-    bool error;          /* else a warning */
+    bool error; /* else a warning */
     struct text_error at;
 };
 /* Calls report once a finding, in file order.  Returns the number of errors. */
-int derpmap_lint(const struct derpmap *m, void (*report)(void *ctx, const struct derpmap_finding *f), void *ctx);
+int derpmap_lint(const struct derpmap *m, void (*report)(void *ctx, const struct derpmap_finding *f),
+                 void *ctx);
 
 enum derpmap_to { DERPMAP_TO_TAILSCALE, DERPMAP_TO_HEADSCALE, DERPMAP_TO_JSON };
 /* The map as text to paste (malloc'd, NUL-terminated; the caller frees): HuJSON for under `derpMap`,
