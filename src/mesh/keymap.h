@@ -21,6 +21,11 @@ void keymap_free(struct keymap *m);
 void *keymap_get(const struct keymap *m, const struct derp_key *key);
 /* The value of a key, made zeroed if it was not there (*fresh says so; fresh may be NULL).  NULL without memory. */
 void *keymap_put(struct keymap *m, const struct derp_key *key, int *fresh);
+/* The same, and where it stands (see keymap_at). */
+void *keymap_put_at(struct keymap *m, const struct derp_key *key, int *fresh, size_t *pos);
+/* Where a key stands, or KEYMAP_NONE. */
+#define KEYMAP_NONE SIZE_MAX
+size_t keymap_find(const struct keymap *m, const struct derp_key *key);
 /* 0, or -1 if it was not there. */
 int keymap_del(struct keymap *m, const struct derp_key *key);
 size_t keymap_count(const struct keymap *m);

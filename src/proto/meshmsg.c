@@ -1,0 +1,351 @@
+/* Mesh control messages: msgpack-c packs them into a fixed buffer, mpread reads them.
+ *
+ * Happy path: meshmsg_open gives the type, one meshmsg_read_* takes the elements it knows and skips the rest.
+ * How it fails: a reader returns -1 for a message that is too short or of other kinds than the specification says;
+ * writers cannot fail, their buffer is larger than the largest message. */
+#include "proto/meshmsg.h"
+
+#include <string.h>
+
+#include <msgpack.h>
+#include <sodium.h>
+
+#include "proto/wire.h"
+
+void mesh_key_id_of(struct mesh_key_id *id, const uint8_t key[static KEY_LEN])
+{
+    static const char label[] = "derpmesh key id";
+    uint8_t hash[32];
+    crypto_generichash_state st;
+    crypto_generichash_init(&st, NULL, 0, sizeof hash);
+    crypto_generichash_update(&st, (const uint8_t *)label, sizeof label - 1);
+    crypto_generichash_update(&st, key, KEY_LEN);
+    crypto_generichash_final(&st, hash, sizeof hash);
+    memcpy(id->b, hash, sizeof id->b);
+    sodium_memzero(&st, sizeof st);
+}
+
+/* ---- reading ---- */
+
+int meshmsg_open(struct meshmsg_in *in, uint32_t *type, const uint8_t *payload, size_t len)
+{
+    struct mpread whole;
+    mpread_init(&in->r, payload, len);
+    whole = in->r;
+    if (mpread_skip(&whole) != 0 || mpread_left(&whole) != 0)
+        return -1;
+    if (mpread_array(&in->r, &in->left) != 0 || in->left == 0)
+        return -1;
+    in->left--;
+    return mpread_u32(&in->r, type, UINT32_MAX);
+}
+
+/* The elements of a message for a reader that needs at least n of them. */
+static int take(struct mpread *r, const struct meshmsg_in *in, uint32_t n)
+{
+    *r = in->r;
+    return in->left >= n ? 0 : -1;
+}
+
+int meshmsg_read_versions(const struct meshmsg_in *in, uint32_t *min, uint32_t *max)
+{
+    struct mpread r;
+    if (take(&r, in, 2) != 0 || mpread_u32(&r, min, UINT32_MAX) != 0 || mpread_u32(&r, max, UINT32_MAX) != 0)
+        return -1;
+    return *min <= *max ? 0 : -1;
+}
+
+static int read_key_ids(struct mpread *r, struct meshmsg_hello *h)
+{
+    uint32_t n;
+    if (mpread_array(r, &n) != 0)
+        return -1;
+    h->n_key_ids = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct mesh_key_id id;
+        if (mpread_bin_exact(r, id.b, sizeof id.b) != 0)
+            return -1;
+        if (h->n_key_ids < MESH_KEYS_MAX)
+            h->key_id[h->n_key_ids++] = id;
+    }
+    return 0;
+}
+
+static int read_limits(struct mpread *r, struct meshmsg_hello *h)
+{
+    uint32_t n;
+    if (mpread_array(r, &n) != 0 || n < 2 || mpread_u32(r, &h->max_payload, UINT32_MAX) != 0 ||
+        mpread_u32(r, &h->max_keys, UINT32_MAX) != 0)
+        return -1;
+    for (uint32_t i = 2; i < n; i++)
+        if (mpread_skip(r) != 0)
+            return -1;
+    return 0;
+}
+
+int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h)
+{
+    struct mpread r;
+    memset(h, 0, sizeof *h);
+    if (take(&r, in, 16) != 0 || meshmsg_read_versions(in, &h->version_min, &h->version_max) != 0)
+        return -1;
+    if (mpread_skip(&r) != 0 || mpread_skip(&r) != 0 || mpread_uint(&r, &h->features) != 0 ||
+        mpread_name(&r, h->software, sizeof h->software) != 0 ||
+        mpread_name(&r, h->name, sizeof h->name) != 0 || mpread_name(&r, h->to, sizeof h->to) != 0 ||
+        mpread_u32(&r, &h->region, UINT32_MAX) != 0 || mpread_bin_exact(&r, h->key.b, KEY_LEN) != 0 ||
+        mpread_uint(&r, &h->boot) != 0 || mpread_bin_exact(&r, h->instance, sizeof h->instance) != 0 ||
+        mpread_bin_exact(&r, h->nonce, sizeof h->nonce) != 0 ||
+        mpread_bin_exact(&r, h->ephemeral.b, KEY_LEN) != 0 || read_key_ids(&r, h) != 0 ||
+        mpread_bin_exact(&r, h->map_hash, sizeof h->map_hash) != 0 || mpread_bool(&r, &h->has_exporter) != 0)
+        return -1;
+    return read_limits(&r, h);
+}
+
+int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
+                      uint8_t mac[static MESHMSG_MAC_LEN])
+{
+    struct mpread r;
+    if (take(&r, in, 2) != 0 || mpread_bin_exact(&r, id->b, sizeof id->b) != 0)
+        return -1;
+    return mpread_bin_exact(&r, mac, MESHMSG_MAC_LEN);
+}
+
+static int read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
+{
+    struct mpread r;
+    if (take(&r, in, 2) != 0 || mpread_uint(&r, a) != 0)
+        return -1;
+    return mpread_uint(&r, b);
+}
+
+int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time)
+{
+    return read_two(in, number, time);
+}
+
+int meshmsg_read_sync_req(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq)
+{
+    return read_two(in, boot, seq);
+}
+
+int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code)
+{
+    struct mpread r;
+    return take(&r, in, 1) != 0 ? -1 : mpread_u32(&r, code, UINT32_MAX);
+}
+
+int meshmsg_read_info(const struct meshmsg_in *in, uint8_t map_hash[static MESHMSG_HASH_LEN])
+{
+    struct mpread r;
+    return take(&r, in, 1) != 0 ? -1 : mpread_bin_exact(&r, map_hash, MESHMSG_HASH_LEN);
+}
+
+int meshmsg_read_sync_begin(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq, uint64_t *count)
+{
+    struct mpread r;
+    if (take(&r, in, 3) != 0 || mpread_uint(&r, boot) != 0 || mpread_uint(&r, seq) != 0)
+        return -1;
+    return mpread_uint(&r, count);
+}
+
+int meshmsg_read_sync_data(const struct meshmsg_in *in, struct meshmsg_entries *entries)
+{
+    if (take(&entries->r, in, 1) != 0)
+        return -1;
+    return mpread_array(&entries->r, &entries->left);
+}
+
+int meshmsg_read_ann(const struct meshmsg_in *in, uint64_t *prev, uint64_t *seq,
+                     struct meshmsg_entries *entries)
+{
+    if (take(&entries->r, in, 3) != 0 || mpread_uint(&entries->r, prev) != 0 ||
+        mpread_uint(&entries->r, seq) != 0)
+        return -1;
+    return mpread_array(&entries->r, &entries->left);
+}
+
+int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e)
+{
+    struct mpread *r = &entries->r;
+    uint32_t n;
+    if (entries->left == 0)
+        return 0;
+    entries->left--;
+    memset(e, 0, sizeof *e);
+    if (mpread_array(r, &n) != 0 || n == 0 || mpread_u32(r, &e->slot, UINT32_MAX) != 0)
+        return -1;
+    e->up = n > 1;
+    if (!e->up)
+        return 1;
+    if (n < 4 || mpread_bin_exact(r, e->key.b, KEY_LEN) != 0 || mpread_u32(r, &e->flags, UINT32_MAX) != 0 ||
+        mpread_u32(r, &e->age, UINT32_MAX) != 0)
+        return -1;
+    for (uint32_t i = 4; i < n; i++)
+        if (mpread_skip(r) != 0)
+            return -1;
+    return 1;
+}
+
+/* ---- writing ---- */
+
+static int append(void *ctx, const char *p, size_t n)
+{
+    struct meshmsg *m = ctx;
+    if (n > sizeof m->b - m->n)
+        return -1;
+    memcpy(m->b + m->n, p, n);
+    m->n += n;
+    return 0;
+}
+
+static void begin(struct meshmsg *m, msgpack_packer *pk, enum meshmsg_type type, size_t elements)
+{
+    m->n = FRAME_HEADER_LEN;
+    msgpack_packer_init(pk, m, append);
+    msgpack_pack_array(pk, 1 + elements);
+    msgpack_pack_uint32(pk, type);
+}
+
+static void finish(struct meshmsg *m)
+{
+    frame_header(m->b, FRAME_MESH_CONTROL, (uint32_t)(m->n - FRAME_HEADER_LEN));
+}
+
+static void pack_bin(msgpack_packer *pk, const void *p, size_t n)
+{
+    msgpack_pack_bin(pk, n);
+    msgpack_pack_bin_body(pk, p, n);
+}
+
+static void pack_str(msgpack_packer *pk, const char *s)
+{
+    size_t n = strlen(s);
+    msgpack_pack_str(pk, n);
+    msgpack_pack_str_body(pk, s, n);
+}
+
+void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h)
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_HELLO, 16);
+    msgpack_pack_uint32(&pk, h->version_min);
+    msgpack_pack_uint32(&pk, h->version_max);
+    msgpack_pack_uint64(&pk, h->features);
+    pack_str(&pk, h->software);
+    pack_str(&pk, h->name);
+    pack_str(&pk, h->to);
+    msgpack_pack_uint32(&pk, h->region);
+    pack_bin(&pk, h->key.b, KEY_LEN);
+    msgpack_pack_uint64(&pk, h->boot);
+    pack_bin(&pk, h->instance, sizeof h->instance);
+    pack_bin(&pk, h->nonce, sizeof h->nonce);
+    pack_bin(&pk, h->ephemeral.b, KEY_LEN);
+    msgpack_pack_array(&pk, h->n_key_ids);
+    for (uint32_t i = 0; i < h->n_key_ids; i++)
+        pack_bin(&pk, h->key_id[i].b, sizeof h->key_id[i].b);
+    pack_bin(&pk, h->map_hash, sizeof h->map_hash);
+    if (h->has_exporter)
+        msgpack_pack_true(&pk);
+    else
+        msgpack_pack_false(&pk);
+    msgpack_pack_array(&pk, 2);
+    msgpack_pack_uint32(&pk, h->max_payload);
+    msgpack_pack_uint32(&pk, h->max_keys);
+    finish(m);
+}
+
+void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN])
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_AUTH, 2);
+    pack_bin(&pk, id->b, sizeof id->b);
+    pack_bin(&pk, mac, MESHMSG_MAC_LEN);
+    finish(m);
+}
+
+static void write_two(struct meshmsg *m, enum meshmsg_type type, uint64_t a, uint64_t b)
+{
+    msgpack_packer pk;
+    begin(m, &pk, type, 2);
+    msgpack_pack_uint64(&pk, a);
+    msgpack_pack_uint64(&pk, b);
+    finish(m);
+}
+
+void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time)
+{
+    write_two(m, MESHMSG_PING, number, time);
+}
+
+void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time)
+{
+    write_two(m, MESHMSG_PONG, number, time);
+}
+
+void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code)
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_BYE, 1);
+    msgpack_pack_uint32(&pk, code);
+    finish(m);
+}
+
+void meshmsg_info(struct meshmsg *m, const uint8_t map_hash[static MESHMSG_HASH_LEN])
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_INFO, 1);
+    pack_bin(&pk, map_hash, MESHMSG_HASH_LEN);
+    finish(m);
+}
+
+void meshmsg_sync_req(struct meshmsg *m, uint64_t boot, uint64_t seq)
+{
+    write_two(m, MESHMSG_SYNC_REQ, boot, seq);
+}
+
+void meshmsg_sync_begin(struct meshmsg *m, uint64_t boot, uint64_t seq, uint64_t count)
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_SYNC_BEGIN, 3);
+    msgpack_pack_uint64(&pk, boot);
+    msgpack_pack_uint64(&pk, seq);
+    msgpack_pack_uint64(&pk, count);
+    finish(m);
+}
+
+static void pack_entries(msgpack_packer *pk, const struct meshmsg_entry *e, uint32_t n)
+{
+    msgpack_pack_array(pk, n);
+    for (uint32_t i = 0; i < n; i++) {
+        msgpack_pack_array(pk, e[i].up ? 4 : 1);
+        msgpack_pack_uint32(pk, e[i].slot);
+        if (!e[i].up)
+            continue;
+        pack_bin(pk, e[i].key.b, KEY_LEN);
+        msgpack_pack_uint32(pk, e[i].flags);
+        msgpack_pack_uint32(pk, e[i].age);
+    }
+}
+
+void meshmsg_sync_data(struct meshmsg *m, const struct meshmsg_entry *e, uint32_t n)
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_SYNC_DATA, 1);
+    pack_entries(&pk, e, n);
+    finish(m);
+}
+
+void meshmsg_sync_end(struct meshmsg *m, uint64_t boot, uint64_t seq)
+{
+    write_two(m, MESHMSG_SYNC_END, boot, seq);
+}
+
+void meshmsg_ann(struct meshmsg *m, uint64_t prev, uint64_t seq, const struct meshmsg_entry *e, uint32_t n)
+{
+    msgpack_packer pk;
+    begin(m, &pk, MESHMSG_ANN, 3);
+    msgpack_pack_uint64(&pk, prev);
+    msgpack_pack_uint64(&pk, seq);
+    pack_entries(&pk, e, n);
+    finish(m);
+}

@@ -1,0 +1,146 @@
+/* The control messages between derpmesh nodes: one msgpack array [type, …] in each 0x60 frame.
+ *
+ * Specification: docs/protocol.md.  Elements behind those named here are ignored when read (later versions add some).
+ * Writers build the whole frame, header included, in a fixed buffer; readers copy small things and walk lists in
+ * place.  Nothing is allocated. */
+#ifndef DERPMESH_PROTO_MESHMSG_H
+#define DERPMESH_PROTO_MESHMSG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/frame.h"
+#include "proto/key.h"
+#include "proto/mpread.h"
+
+/* Numbers below MESHMSG_CLOSES that a node does not know are ignored, others close the link.
+ * 12 to 15 and 20 to 31 are kept for digests, path and tunnel messages, 16 to 19 for answers about single keys. */
+enum meshmsg_type {
+    MESHMSG_HELLO = 1,
+    MESHMSG_AUTH = 2,
+    MESHMSG_PING = 3,
+    MESHMSG_PONG = 4,
+    MESHMSG_BYE = 5,
+    MESHMSG_INFO = 6,
+    MESHMSG_SYNC_REQ = 7,
+    MESHMSG_SYNC_BEGIN = 8,
+    MESHMSG_SYNC_DATA = 9,
+    MESHMSG_SYNC_END = 10,
+    MESHMSG_ANN = 11,
+    MESHMSG_CLOSES = 0x40
+};
+
+enum {
+    MESH_VERSION_MIN = 1,
+    MESH_VERSION_MAX = 1,
+    MESHMSG_MAX = 16384, /* payload of any control frame */
+    MESHMSG_BEFORE_AUTH_MAX = 4096,
+    MESHMSG_NAME_MAX = 128,    /* bytes of a name, with the NUL */
+    MESHMSG_ENTRIES_MAX = 340, /* entries in one ANN or SYNC_DATA: 340 × 47 bytes < MESHMSG_MAX */
+    MESHMSG_NONCE_LEN = 32,
+    MESHMSG_MAC_LEN = 32,
+    MESHMSG_KEY_ID_LEN = 8,
+    MESHMSG_INSTANCE_LEN = 16,
+    MESHMSG_HASH_LEN = 32
+};
+
+/* A frame under construction: b[n] is ready to be sent. */
+struct meshmsg {
+    size_t n;
+    uint8_t b[FRAME_HEADER_LEN + MESHMSG_MAX];
+};
+
+struct mesh_key_id {
+    uint8_t b[MESHMSG_KEY_ID_LEN];
+};
+/* Names a mesh key without telling it: the first 8 bytes of BLAKE2b-256 over "derpmesh key id" and the key. */
+void mesh_key_id_of(struct mesh_key_id *id, const uint8_t key[static KEY_LEN]);
+
+struct meshmsg_hello {
+    uint32_t version_min, version_max;
+    uint64_t features;
+    char software[64];
+    char name[MESHMSG_NAME_MAX]; /* who speaks: the derpMap's id of it */
+    char to[MESHMSG_NAME_MAX];   /* whom it means to speak to */
+    uint32_t region;
+    struct derp_key key; /* the node's */
+    uint64_t boot;
+    uint8_t instance[MESHMSG_INSTANCE_LEN];
+    uint8_t nonce[MESHMSG_NONCE_LEN];
+    struct derp_key ephemeral;
+    struct mesh_key_id key_id[MESH_KEYS_MAX];
+    uint32_t n_key_ids;
+    uint8_t map_hash[MESHMSG_HASH_LEN];
+    bool has_exporter;
+    uint32_t max_payload, max_keys; /* limits: control payload, keys it will hold of one peer */
+};
+
+enum { MESHMSG_HOME = 1 }; /* flag of an entry: the client's home; else a visitor */
+struct meshmsg_entry {
+    uint32_t slot;
+    bool up;
+    struct derp_key key; /* these three only if up */
+    uint32_t flags;
+    uint32_t age;
+};
+
+/* Entries of a message being read, in place. */
+struct meshmsg_entries {
+    struct mpread r;
+    uint32_t left;
+};
+
+/* ---- reading: 0 or -1; payload is the frame's without its header ---- */
+
+/* Opens a message: its type, and r behind it with left elements to come.  -1 if it is no well-formed
+ * array with a number first, or if bytes follow the array. */
+struct meshmsg_in {
+    struct mpread r;
+    uint32_t left;
+};
+int meshmsg_open(struct meshmsg_in *in, uint32_t *type, const uint8_t *payload, size_t len);
+
+/* The first two elements of every HELLO of every version, to be judged before the rest is read. */
+int meshmsg_read_versions(const struct meshmsg_in *in, uint32_t *min, uint32_t *max);
+int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h);
+int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
+                      uint8_t mac[static MESHMSG_MAC_LEN]);
+/* PING: number, sender's time.  PONG: both of the PING. */
+int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time);
+int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code);
+int meshmsg_read_info(const struct meshmsg_in *in, uint8_t map_hash[static MESHMSG_HASH_LEN]);
+/* SYNC_REQ: what the asking side holds (0, 0: nothing).  SYNC_END: boot and seq, too. */
+int meshmsg_read_sync_req(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq);
+int meshmsg_read_sync_begin(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq, uint64_t *count);
+int meshmsg_read_sync_data(const struct meshmsg_in *in, struct meshmsg_entries *entries);
+int meshmsg_read_ann(const struct meshmsg_in *in, uint64_t *prev, uint64_t *seq,
+                     struct meshmsg_entries *entries);
+/* 1: an entry, 0: no more, -1: malformed. */
+int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e);
+
+/* ---- writing: always fits ---- */
+
+enum meshmsg_bye {
+    MESHMSG_BYE_STOP = 0,      /* the node stops */
+    MESHMSG_BYE_DUPLICATE = 1, /* another link of this pair stays */
+    MESHMSG_BYE_CLONE = 2,     /* another instance of your node is connected and alive */
+    MESHMSG_BYE_MAP = 3,       /* you are not in my map any more */
+    MESHMSG_BYE_KEY = 4,       /* the mesh key of this link was removed */
+    MESHMSG_BYE_SILENT = 5     /* nothing came in for too long */
+};
+
+void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h);
+void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN]);
+void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time);
+void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time);
+void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code);
+void meshmsg_info(struct meshmsg *m, const uint8_t map_hash[static MESHMSG_HASH_LEN]);
+void meshmsg_sync_req(struct meshmsg *m, uint64_t boot, uint64_t seq);
+void meshmsg_sync_begin(struct meshmsg *m, uint64_t boot, uint64_t seq, uint64_t count);
+void meshmsg_sync_data(struct meshmsg *m, const struct meshmsg_entry *e, uint32_t n);
+void meshmsg_sync_end(struct meshmsg *m, uint64_t boot, uint64_t seq);
+/* n ≤ MESHMSG_ENTRIES_MAX */
+void meshmsg_ann(struct meshmsg *m, uint64_t prev, uint64_t seq, const struct meshmsg_entry *e, uint32_t n);
+
+#endif
