@@ -1,0 +1,55 @@
+/* The subcommands of the program, and what they share.
+ *
+ * argv is what stands behind the subcommand's name (argv[0] is its first argument).  Answers go to standard output,
+ * complaints to standard error, beginning with "derpmesh COMMAND: ". */
+#ifndef DERPMESH_CLI_CLI_H
+#define DERPMESH_CLI_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_NO = 1,     /* the answer is no */
+    CLI_USAGE = 2,  /* wrong use */
+    CLI_FAILED = 3, /* could not run */
+};
+
+int cli_serve(int argc, char **argv);
+int cli_check(int argc, char **argv);
+int cli_keygen(int argc, char **argv);
+int cli_map(int argc, char **argv);
+int cli_probe(int argc, char **argv);
+int cli_status(int argc, char **argv);
+int cli_where(int argc, char **argv);
+int cli_version(int argc, char **argv);
+
+struct cli_command {
+    const char *name;
+    const char *help; /* one line */
+    int (*run)(int argc, char **argv);
+};
+
+/* Runs the command that argv[1] names; the program's exit code. */
+int cli_dispatch(const struct cli_command *commands, size_t n, int argc, char **argv);
+
+/* -h or --help is among the arguments. */
+bool cli_help_asked(int argc, char **argv);
+
+/* A flag of a small command: on is set if it is there, or value to what follows it (--name VALUE, --name=VALUE). */
+struct cli_flag {
+    const char *name; /* without dashes */
+    bool *on;
+    const char **value;
+};
+/* Sorts the arguments into flags and at most max operands; a lone "-" is an operand.  How many operands there are;
+ * -1 after a complaint (CLI_USAGE). */
+int cli_flags(const char *command, const struct cli_flag *flags, size_t n, int argc, char **argv,
+              const char **operands, int max);
+
+/* The table of settings that serve and check take, for --help. */
+void cli_settings_help(void);
+/* The default of a setting as its table says, or what DERPMESH_<KEY> says instead.  Never NULL. */
+const char *cli_setting(const char *key);
+
+#endif
