@@ -52,15 +52,15 @@ struct mesh_ops {
 };
 
 enum {
-    MESH_GONE_HOLD_MS = 3000,       /* wait for another location before PeerGone */
-    MESH_AUTH_TIMEOUT_MS = 10000,   /* HELLO and AUTH done by then */
+    MESH_GONE_HOLD_MS = 3000,     /* wait for another location before PeerGone */
+    MESH_AUTH_TIMEOUT_MS = 10000, /* HELLO and AUTH done by then */
     MESH_PING_MS = 1000,
-    MESH_LINK_SUSPECT_MS = 1500,    /* no pong and nothing received: prefer other paths, say so */
-    MESH_LINK_DEAD_MS = 60000,      /* without any byte: closed */
-    MESH_BACKOFF_MAX_MS = 30000,    /* full jitter up to this */
-    MESH_SECOND_DIALER_MS = 5000,   /* the side that is not preferred dials too after this */
+    MESH_LINK_SUSPECT_MS = 1500,  /* no pong and nothing received: prefer other paths, say so */
+    MESH_LINK_DEAD_MS = 60000,    /* without any byte: closed */
+    MESH_BACKOFF_MAX_MS = 30000,  /* full jitter up to this */
+    MESH_SECOND_DIALER_MS = 5000, /* the side that is not preferred dials too after this */
     MESH_GLEAN_MS = 120000,
-    MESH_ANN_MS = 20                /* ups leave at the latest after this */
+    MESH_ANN_MS = 20 /* ups leave at the latest after this */
 };
 
 struct mesh_pin {
@@ -71,14 +71,14 @@ struct mesh_pin {
 struct mesh_config {
     const struct mesh_ops *ops;
     void *ctx;
-    const char *software;           /* "derpmesh 0.1.0", told in HELLO */
+    const char *software; /* "derpmesh 0.1.0", told in HELLO */
     struct key_pair node_key;
-    uint64_t boot;                  /* max(stored + 1, unix milliseconds) */
-    uint8_t instance[16];           /* random, new at each start */
-    const struct mesh_keys *keys;   /* copied */
-    const struct derpmap *map;      /* borrowed until the next mesh_set_map or mesh_free */
-    const struct derpmap_node *self;/* in map */
-    const struct mesh_pin *pins;    /* known node keys; copied */
+    uint64_t boot;                   /* max(stored + 1, unix milliseconds) */
+    uint8_t instance[16];            /* random, new at each start */
+    const struct mesh_keys *keys;    /* copied */
+    const struct derpmap *map;       /* borrowed until the next mesh_set_map or mesh_free */
+    const struct derpmap_node *self; /* in map */
+    const struct mesh_pin *pins;     /* known node keys; copied */
     size_t n_pins;
 };
 
@@ -99,11 +99,11 @@ void mesh_tick(struct mesh *m, uint64_t now);
 /* ---- links ---- */
 
 struct mesh_link_info {
-    bool dialer;             /* we dialled; dial says which ops->dial it answers */
+    bool dialer; /* we dialled; dial says which ops->dial it answers */
     uint64_t dial;
-    bool has_exporter;       /* false: a proxy stands between and the operator said so */
-    uint8_t exporter[32];    /* TLS exporter, label "EXPORTER-derpmesh-1" */
-    const char *from;        /* the other side's address, for logs; copied */
+    bool has_exporter;    /* false: a proxy stands between and the operator said so */
+    uint8_t exporter[32]; /* TLS exporter, label "EXPORTER-derpmesh-1" */
+    const char *from;     /* the other side's address, for logs; copied */
 };
 /* A connection has answered 101 (either side).  link is a number never used before.  The dialer's HELLO leaves now. */
 void mesh_link_open(struct mesh *m, uint64_t link, const struct mesh_link_info *info, uint64_t now);
@@ -129,36 +129,43 @@ void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id
 uint32_t mesh_node_index(const struct mesh *m, const struct node_id *id);
 uint32_t mesh_n_nodes(const struct mesh *m);
 
-enum mesh_peer_state { MESH_PEER_DOWN, MESH_PEER_DIALING, MESH_PEER_AUTH, MESH_PEER_UP, MESH_PEER_SUSPECT, MESH_PEER_REMOVED };
+enum mesh_peer_state {
+    MESH_PEER_DOWN,
+    MESH_PEER_DIALING,
+    MESH_PEER_AUTH,
+    MESH_PEER_UP,
+    MESH_PEER_SUSPECT,
+    MESH_PEER_REMOVED
+};
 struct mesh_peer_info {
-    const char *name;            /* the map's id of it */
+    const char *name; /* the map's id of it */
     struct node_id id;
     int region_id;
     enum mesh_peer_state state;
-    uint64_t link;               /* 0 if none */
+    uint64_t link; /* 0 if none */
     bool dialed_by_us;
-    double rtt_ms;               /* windowed minimum; < 0 unknown */
-    uint32_t n_keys;             /* announced by it */
+    double rtt_ms;   /* windowed minimum; < 0 unknown */
+    uint32_t n_keys; /* announced by it */
     bool map_differs;
     bool synced;
     char software[32];
-    char last_error[160];        /* why the last attempt or link ended; "" if none */
-    uint64_t since;              /* now-value of the last state change */
+    char last_error[160]; /* why the last attempt or link ended; "" if none */
+    uint64_t since;       /* now-value of the last state change */
 };
 /* False if there is no such index (or it is ourselves). */
 bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out);
 
 struct mesh_location {
-    uint32_t node;               /* NODE_NONE: this node */
+    uint32_t node; /* NODE_NONE: this node */
     bool home, gleaned;
 };
 /* All known locations of a key, best first; returns how many (at most max are written). */
 size_t mesh_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
 
 struct mesh_counters {
-    uint64_t ann_sent, ann_received, sync_sent, sync_received, refused_hello, refused_auth, refused_unknown_peer,
-        refused_pin, bad_message, unknown_message, links_opened, links_closed, control_bytes_sent, control_bytes_received,
-        gleaned, gone;
+    uint64_t ann_sent, ann_received, sync_sent, sync_received, refused_hello, refused_auth,
+        refused_unknown_peer, refused_pin, bad_message, unknown_message, links_opened, links_closed,
+        control_bytes_sent, control_bytes_received, gleaned, gone;
     uint64_t n_remote_keys;
     uint64_t bytes; /* memory of the key tables */
 };

@@ -30,7 +30,7 @@ struct http_reply {
 
 struct http_site {
     const char *node_key_hex; /* Derp-Public-Key of the 101 */
-    const char *host;         /* for redirects to https */
+    const char *host;         /* HOST or HOST:PORT for redirects to https; NULL: what the request asked for */
     bool mesh;                /* whether Upgrade: derpmesh/1 is served */
 };
 

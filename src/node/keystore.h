@@ -16,9 +16,9 @@
 #include "proto/key.h"
 
 struct keystore {
-    char *state;  /* the directory's path */
-    int dir_fd;   /* open on it */
-    int lock_fd;  /* -1: not locked */
+    char *state; /* the directory's path */
+    int dir_fd;  /* open on it */
+    int lock_fd; /* -1: not locked */
 };
 
 /* Opens STATE.  create: made with its parents and mode 0700 if absent, else that is -ENOENT.  Everything else here
@@ -33,8 +33,8 @@ int keystore_lock(struct keystore *ks, char *err, size_t err_len);
 /* Reads the node key.  If key_file is STATE/node.key and absent and create is set, it is made first and *created set;
  * any other absent file is -ENOENT, so that a mistyped path does not become a new identity.  Readable by group or others: -EPERM.
  * kp is the caller's to sodium_mlock and to wipe. */
-int keystore_node_key(const struct keystore *ks, const char *key_file, bool create, struct key_pair *kp, bool *created,
-                      char *err, size_t err_len);
+int keystore_node_key(const struct keystore *ks, const char *key_file, bool create, struct key_pair *kp,
+                      bool *created, char *err, size_t err_len);
 /* Reads the mesh key file.  Readable by others or writable by the group: -EPERM (root:derpmesh 0640 is fine). */
 int keystore_mesh_keys(const char *file, struct mesh_keys *mk, char *err, size_t err_len);
 
@@ -56,6 +56,7 @@ struct keystore_peers {
 int keystore_peers_load(const struct keystore *ks, struct keystore_peers *out, char *err, size_t err_len);
 void keystore_peers_free(struct keystore_peers *p);
 /* Adds a pin.  A name that has the same key already: 0 and nothing done; another key: -EEXIST. */
-int keystore_peer_add(const struct keystore *ks, const char *name, const struct derp_key *key, char *err, size_t err_len);
+int keystore_peer_add(const struct keystore *ks, const char *name, const struct derp_key *key, char *err,
+                      size_t err_len);
 
 #endif

@@ -62,7 +62,8 @@ enum stat_id {
     STAT_IDEAL_NODE_OTHER,  /* the client wanted another node of the region */
     STAT_HTTP_REQUESTS,
     STAT_STUN_SUCCESS,
-    STAT_STUN_BAD,
+    STAT_STUN_BAD,    /* silence: no request of a Tailscale client */
+    STAT_STUN_UNSENT, /* the socket did not take the answer */
     STAT_N
 };
 
@@ -92,6 +93,7 @@ struct stat_info {
     const char *help;
     int gauge;
 };
+/* Never NULL. */
 const struct stat_info *stats_info(enum stat_id which);
 
 #endif

@@ -14,12 +14,19 @@ struct stun_udp {
     uv_udp_t udp;
     struct stats *stats;
     void (*on_closed)(struct stun_udp *s);
-    uint8_t buf[2048 * 8]; /* uv_udp recvmmsg is not used: one datagram a call, no allocation */
+    uint8_t buf
+        [2048]; /* one datagram a call, no allocation; requests have 40 bytes, longer than this is no request */
 };
 
-/* Answers on a bound UDP socket, which is owned from now on.  0 or a libuv error. */
+/* A bound socket: with SO_REUSEPORT when reuseport is set (several workers); "::" takes IPv4 too.
+ * Its descriptor or a libuv error. */
+int stun_udp_bind(const struct sockaddr *addr, int reuseport);
+/* Answers on a bound socket, which belongs to s from now on, also on failure.  0 or a libuv error; after an error s must
+ * stay where it is until the loop has turned once more. */
 int stun_udp_open(struct stun_udp *s, uv_loop_t *loop, int fd, struct stats *stats);
-/* on_closed may be NULL. */
+/* Both of these. */
+int stun_udp_start(struct stun_udp *s, uv_loop_t *loop, const struct sockaddr *addr, int reuseport,
+                   struct stats *stats);
 void stun_udp_stop(struct stun_udp *s, void (*on_closed)(struct stun_udp *s));
 
 #endif

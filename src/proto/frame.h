@@ -47,9 +47,9 @@ enum {
 /* One frame in a buffer.  Borrowed: lives as long as the buffer it was read from. */
 struct frame {
     uint8_t type;
-    uint32_t len;   /* of the payload */
-    uint8_t *raw;   /* the header's first byte */
-    uint8_t *body;  /* raw + FRAME_HEADER_LEN */
+    uint32_t len;  /* of the payload */
+    uint8_t *raw;  /* the header's first byte */
+    uint8_t *body; /* raw + FRAME_HEADER_LEN */
 };
 
 /* The frame at the start of buf[n].

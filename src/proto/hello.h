@@ -25,9 +25,9 @@ struct client_info {
     int version;
     bool can_ack_pings;
     bool is_prober;
-    bool has_mesh_key;       /* a mesh key was sent; its text is in mesh_key */
-    char mesh_key[65];       /* secret, lower-case hex: compare in constant time, wipe */
-    char app_name[32];       /* cut, printable ASCII only */
+    bool has_mesh_key; /* a mesh key was sent; its text is in mesh_key */
+    char mesh_key[65]; /* secret, lower-case hex: compare in constant time, wipe */
+    char app_name[32]; /* cut, printable ASCII only */
 };
 
 /* X25519 shared secret of two keys, computed once per login: the box key of both directions. */
@@ -41,11 +41,11 @@ size_t hello_server_key(uint8_t out[static HELLO_SERVER_KEY_LEN], const struct d
 /* server: opens a ClientInfo payload.  Sets the client's key, the shared secret and the info.
  * 0, or a negative enum hello_error. */
 enum hello_error {
-    HELLO_SHORT = -1,   /* shorter than key, nonce and MAC, or longer than HELLO_CLIENT_INFO_MAX */
-    HELLO_BOX = -2,     /* not sealed for our key (or altered) */
-    HELLO_JSON = -3,    /* the box holds no JSON object, or a member that derper refuses too */
-    HELLO_KEY = -4,     /* all-zero or low-order key */
-    HELLO_MAGIC = -5    /* client: not a DERP server's key frame */
+    HELLO_SHORT = -1, /* shorter than key, nonce and MAC, or longer than HELLO_CLIENT_INFO_MAX */
+    HELLO_BOX = -2,   /* not sealed for our key (or altered) */
+    HELLO_JSON = -3,  /* the box holds no JSON object, or a member that derper refuses too */
+    HELLO_KEY = -4,   /* all-zero or low-order key */
+    HELLO_MAGIC = -5  /* client: not a DERP server's key frame */
 };
 int hello_open_client_info(const uint8_t *payload, size_t len, const struct key_pair *server,
                            struct derp_key *client, struct hello_shared *shared, struct client_info *info);
@@ -63,6 +63,7 @@ size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_p
                          const struct derp_key *server, bool prober, struct hello_shared *shared);
 
 /* client: checks a ServerInfo payload.  0 or negative. */
-int hello_open_server_info(const uint8_t *payload, size_t len, const struct hello_shared *shared, int *version);
+int hello_open_server_info(const uint8_t *payload, size_t len, const struct hello_shared *shared,
+                           int *version);
 
 #endif

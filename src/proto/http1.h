@@ -10,10 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    HTTP1_HEAD_MAX = 8192,
-    HTTP1_HEADERS_MAX = 64
-};
+enum { HTTP1_HEAD_MAX = 8192, HTTP1_HEADERS_MAX = 64 };
 
 struct http1_str {
     const char *p;
@@ -26,19 +23,19 @@ struct http1_header {
 
 /* A request or a response head.  Borrowed from the buffer that was parsed. */
 struct http1_head {
-    struct http1_str method, target;   /* request */
-    struct http1_str path, query;      /* target split at '?', absolute-form reduced to its path (not decoded);
+    struct http1_str method, target; /* request */
+    struct http1_str path, query;    /* target split at '?', absolute-form reduced to its path (not decoded);
                                           "*" stays, the authority of CONNECT has an empty path */
-    int status;                        /* response: 100…999; else 0 */
-    int minor;                         /* HTTP/1.minor: 0 or 1 */
+    int status;                      /* response: 100…999; else 0 */
+    int minor;                       /* HTTP/1.minor: 0 or 1 */
     struct http1_header headers[HTTP1_HEADERS_MAX];
     int n_headers;
 };
 
 enum http1_error {
-    HTTP1_BAD = -1,       /* not HTTP: a malformed line, control characters, a bare CR */
-    HTTP1_TOO_LONG = -2,  /* head longer than HTTP1_HEAD_MAX or too many headers */
-    HTTP1_VERSION = -3    /* HTTP, but not 1.x */
+    HTTP1_BAD = -1,      /* not HTTP: a malformed line, control characters, a bare CR */
+    HTTP1_TOO_LONG = -2, /* head longer than HTTP1_HEAD_MAX or too many headers */
+    HTTP1_VERSION = -3   /* HTTP, but not 1.x */
 };
 
 /* Parse a head at buf[n].  > 0: its length including the blank line; 0: more is needed; < 0: http1_error.
@@ -51,8 +48,8 @@ int http1_parse_response(struct http1_head *h, const char *buf, size_t n);
 const struct http1_str *http1_find(const struct http1_head *h, const char *name);
 /* Whether a comma-separated header holds a token (any case), over all lines of that name. */
 bool http1_has_token(const struct http1_head *h, const char *name, const char *token);
-bool http1_is(struct http1_str s, const char *text);         /* exact */
-bool http1_is_nocase(struct http1_str s, const char *text);  /* any case */
+bool http1_is(struct http1_str s, const char *text);        /* exact */
+bool http1_is_nocase(struct http1_str s, const char *text); /* any case */
 /* Content-Length: its value; 0 if absent; -1 if malformed, contradictory or above 1 MiB. */
 long http1_content_length(const struct http1_head *h);
 

@@ -14,10 +14,10 @@ enum hujson_type { HUJSON_NULL, HUJSON_BOOL, HUJSON_NUMBER, HUJSON_STRING, HUJSO
 /* One value; members and elements hang in a list in file order. */
 struct hujson {
     enum hujson_type type;
-    size_t start, end;      /* bytes of the value itself in the text: [start, end) */
-    size_t name_start;      /* members: where the name's quote stands */
-    const char *name;       /* members: decoded name, else NULL */
-    const char *str;        /* strings: decoded, NUL-terminated (a \u0000 is refused) */
+    size_t start, end; /* bytes of the value itself in the text: [start, end) */
+    size_t name_start; /* members: where the name's quote stands */
+    const char *name;  /* members: decoded name, else NULL */
+    const char *str;   /* strings: decoded, NUL-terminated (a \u0000 is refused) */
     double num;
     bool boolean;
     struct hujson *child, *next;

@@ -33,6 +33,7 @@ size_t stun_response(uint8_t out[static STUN_RESPONSE_MAX], const uint8_t txid[s
 /* The request that Tailscale's clients send.  Returns STUN_REQUEST_LEN. */
 size_t stun_request(uint8_t out[static STUN_REQUEST_LEN], const uint8_t txid[static STUN_TXID_LEN]);
 /* Reads a binding success: 0 with txid and the mapped address, or a negative stun_error. */
-int stun_parse_response(const uint8_t *p, size_t n, uint8_t txid[static STUN_TXID_LEN], struct stun_addr *mapped);
+int stun_parse_response(const uint8_t *p, size_t n, uint8_t txid[static STUN_TXID_LEN],
+                        struct stun_addr *mapped);
 
 #endif
