@@ -74,7 +74,7 @@ static int flag_next(const struct load *l, int argc, char **argv, int *at, char 
 static int flags_read(struct load *l, int argc, char **argv, bool apply)
 {
     char name[CONFIG_NAME_MAX], why[512];
-    const char *value;
+    const char *value = NULL;
 
     *l->usage = true;
     for (int at = 0; at < argc;) {
