@@ -39,9 +39,9 @@ void derp_client_send(struct derp_client *c, const struct derp_key *dst, const u
 void derp_client_ping(struct derp_client *c, const uint8_t data[static 8]);
 void derp_client_prefer(struct derp_client *c, bool home);
 void derp_client_close(struct derp_client *c);
-/* ms that TCP, TLS and login took; < 0 while not there. */
+/* ms since the connection began until TLS stood and until the login was answered; < 0 while not there. */
 struct derp_client_times {
-    double tcp_ms, tls_ms, login_ms;
+    double tls_ms, login_ms;
 };
 struct derp_client_times derp_client_times(const struct derp_client *c);
 
