@@ -24,6 +24,7 @@ struct derp_client {
     enum step step;
     bool stream_on; /* the stream has a handle */
     bool resolving, closing_by_owner;
+    bool starting, failed_at_start; /* within derp_client_new */
     uint64_t t_start, t_tls, t_login; /* ns */
     char why[256];
 };
@@ -34,6 +35,10 @@ static void try_next(struct derp_client *c);
 
 static void end(struct derp_client *c)
 {
+    if (c->starting) {
+        c->failed_at_start = true;
+        return;
+    }
     const struct derp_client_ops *ops = c->p.ops;
     void *ctx = c->p.ctx;
     ops->closed(ctx, c, c->closing_by_owner ? "" : c->why[0] ? c->why : "closed");
@@ -60,8 +65,10 @@ struct derp_client *derp_client_new(const struct derp_client_params *p)
         return NULL;
     c->p = *p;
     c->resolving = true;
+    c->starting = true;
     int err = resolve_start(&c->resolve, p->io->loop, p->node, derpmap_derp_port(p->node), on_resolved, c);
-    if (err) {
+    c->starting = false;
+    if (err || c->failed_at_start) {
         free(c);
         return NULL;
     }
