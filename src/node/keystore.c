@@ -233,7 +233,8 @@ int keystore_boot(const struct keystore *ks, uint64_t unix_ms, uint64_t *boot, c
         uint64_t value = stored + 1 > unix_ms ? stored + 1 : unix_ms;
         int len = snprintf(line, sizeof(line), "%" PRIu64 "\n", value);
         rc = keystore_file_replace(ks->dir_fd, boot_name, shown, line, (size_t)len, err, err_len);
-        *boot = value;
+        if (rc == 0)
+            *boot = value;
     }
     keystore_text_free(text);
     free(shown);

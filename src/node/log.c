@@ -272,11 +272,11 @@ static void line_members(struct line *l, const char *message, size_t n)
 static size_t message_format(char *out, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 static size_t message_format(char *out, const char *fmt, va_list ap)
 {
-    int want = vsnprintf(out, MESSAGE_MAX + 1, fmt, ap);
+    int want = vsnprintf(out, MESSAGE_MAX + 2, fmt, ap);
     size_t n = want < 0 ? 0 : want > MESSAGE_MAX ? MESSAGE_MAX : (size_t)want;
 
     if (want > MESSAGE_MAX) {
-        while (n > 0 && ((unsigned char)out[n] & 0xc0) == 0x80) /* out[n]: the first byte left out */
+        while (n > 0 && ((unsigned char)out[n] & 0xc0) == 0x80) /* out[n] is the first byte left out */
             n--;
         memcpy(out + n, "…", strlen("…"));
         n += strlen("…");
