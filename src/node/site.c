@@ -199,7 +199,7 @@ static int load_keys(struct site *s, char *err, size_t err_len)
     const struct config *c = s->config;
     struct keystore ks;
     bool created;
-    if (keystore_open(&ks, c->state, err, err_len) != 0)
+    if (keystore_open(&ks, c->state, true, err, err_len) != 0)
         return -1;
     int rc = keystore_node_key(&ks, c->key_file, true, &s->node_key, &created, err, err_len);
     keystore_close(&ks);
