@@ -83,9 +83,12 @@ struct inbox_msg {
 };
 
 struct inbox {
-    _Atomic(struct inbox_msg *) head; /* newest first */
+    _Atomic(struct inbox_msg *) head; /* newest first; the inbox's own address ends the list of a stopped one */
+    _Atomic uint32_t senders;         /* threads inside inbox_post: inbox_stop waits for them */
+    bool stopped;                     /* owner's thread */
     uv_async_t async;
-    void (*handle)(void *ctx, struct inbox_msg *m); /* the message is freed after it */
+    /* The message is freed after it; the reference in m->site is the handler's from now on. */
+    void (*handle)(void *ctx, struct inbox_msg *m);
     void *ctx;
     _Atomic size_t data_bytes; /* of IN_DATA on its way */
 };

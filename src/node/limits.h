@@ -22,6 +22,13 @@ struct login_limits {
     _Atomic uint16_t prefix[LIMITS_BUCKETS];
 };
 
+struct config;
+/* Zeroes the counters; seed is secret.  limits_set takes the figures of a configuration, also at a reload. */
+void limits_init(struct login_limits *l, uint64_t seed);
+void limits_set(struct login_limits *l, const struct config *c);
+/* Bytes of memory that this process may count on: the machine's or its cgroup's, whichever is less. */
+uint64_t limits_memory(void);
+
 enum limits_answer { LIMITS_OK, LIMITS_TOTAL, LIMITS_PREFIX };
 /* Counts one more, unless that is too many. */
 enum limits_answer limits_login_enter(struct login_limits *l, const struct conn_addr *a);

@@ -6,6 +6,7 @@
 #define DERPMESH_NODE_SITE_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "node/config.h"
 #include "node/tls_ctx.h"
@@ -27,7 +28,16 @@ struct site {
 /* Loads map, keys, certificate as the config says; config belongs to the site from now on, also on failure.
  * NULL with a sentence in err.  warn: doubts that do not prevent serving, "" if none. */
 struct site *site_load(struct config *config, char *err, size_t err_len, char *warn, size_t warn_len);
+/* Its parts, for checks.  A map file (≤ 4 MiB) with errors of parsing or lint is refused: "FILE:LINE:COL: …". */
+struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char *warn, size_t warn_len);
+/* This node in the map: the one called name; without a name the only one, or the only one with an address of this
+ * machine.  NULL with a sentence that lists the names there are. */
+const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err, size_t err_len);
+/* What to load a certificate for this node by; borrows all it points to. */
+struct tls_server_params site_tls_params(const struct config *c, const struct derpmap_node *self,
+                                         const struct derp_key *node_key);
+
 struct site *site_ref(struct site *s); /* any thread */
-void site_unref(struct site *s);       /* any thread */
+void site_unref(struct site *s);       /* any thread; NULL is nothing */
 
 #endif

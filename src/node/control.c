@@ -1,0 +1,316 @@
+/* The control thread's part of every event: workers report, the registry and the mesh decide, workers are told.
+ *
+ * Happy path: a message of a worker goes to the registry of clients or to the mesh; what follows from it leaves through
+ * mesh_io.c in the same turn.  Before the loop sleeps, the timer is set to when the mesh wants to be called.
+ * Failure: messages about what is no longer known are dropped.  Nothing here ends the process. */
+#include "node/control.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "node/log.h"
+
+uint64_t control_now(void)
+{
+    return uv_hrtime() / 1000000;
+}
+
+uint64_t control_stat(const struct control *c, enum stat_id which)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < c->n_workers; i++)
+        sum += stats_get(&c->workers[i]->stats, which);
+    return sum;
+}
+
+uint64_t control_stat_recent(const struct control *c, enum stat_id which)
+{
+    return control_stat(c, which) - c->samples[c->sample_at][which];
+}
+
+bool control_peer_linked(const struct control *c, uint32_t node, uint64_t *since)
+{
+    const struct control_node *n = node < c->n_nodes ? &c->nodes[node] : NULL;
+    *since = n && n->since ? n->since : c->site_since;
+    return n && n->linked;
+}
+
+/* ---- what workers report ---- */
+
+static void apply_change(struct control *c, const struct derp_key *key, const struct conn_ref *ref,
+                         const struct clients_change *ch)
+{
+    uint64_t now = control_now();
+    if (ch->active_changed)
+        control_tell_all(c, &(struct inbox_msg){.type = IN_LOCAL_SET, .key = *key, .ref = ch->active});
+    if (ch->last)
+        control_tell_all(c, &(struct inbox_msg){.type = IN_LOCAL_DEL, .key = *key, .ref = *ref});
+    if (!c->mesh)
+        return;
+    if (ch->first && mesh_client_up(c->mesh, key, ch->home, now) != 0)
+        log_limited(LOG_ERROR, "control", "out of memory: a client is not announced to the mesh");
+    else if (ch->last)
+        mesh_client_down(c->mesh, key, now);
+    else if (ch->home_changed && !ch->first)
+        mesh_client_home(c->mesh, key, ch->home, now);
+}
+
+static void client_message(struct control *c, const struct inbox_msg *m)
+{
+    struct clients_change ch = {0};
+    switch (m->type) {
+    case IN_CLIENT_UP:
+        if (clients_up(c->clients, &m->key, &m->ref, m->flag, &ch) != 0)
+            log_limited(LOG_ERROR, "control", "out of memory: a client can send but not be reached");
+        break;
+    case IN_CLIENT_HOME:
+        clients_home(c->clients, &m->key, &m->ref, m->flag, &ch);
+        break;
+    case IN_CLIENT_ACTIVE:
+        clients_active(c->clients, &m->key, &m->ref, &ch);
+        break;
+    default:
+        clients_down(c->clients, &m->key, &m->ref, &ch);
+        break;
+    }
+    apply_change(c, &m->key, &m->ref, &ch);
+}
+
+/* The text in a message; "" if it holds none that ends. */
+static const char *text_of(const struct inbox_msg *m)
+{
+    return m->len && m->bytes[m->len - 1] == 0 ? (const char *)m->bytes : "";
+}
+
+static void close_link(struct control *c, const struct conn_ref *ref, const char *why)
+{
+    size_t len = strlen(why) + 1;
+    struct inbox_msg *out = inbox_msg_new(IN_LINK_CLOSE, len);
+    if (!out)
+        return;
+    out->ref = *ref;
+    memcpy(out->bytes, why, len);
+    inbox_post(&c->workers[ref->worker]->inbox, out);
+}
+
+static void link_open(struct control *c, const struct inbox_msg *m, uint64_t now)
+{
+    struct mesh_link_info info = m->link_info;
+    info.from = text_of(m);
+    if (info.dialer && !control_dial_take(c, info.dial)) {
+        close_link(c, &m->ref, "this connection is not wanted any more");
+        return;
+    }
+    if (control_link_add(c, &m->ref) != 0) {
+        close_link(c, &m->ref, "out of memory");
+        if (info.dialer)
+            mesh_dial_failed(c->mesh, info.dial, "out of memory", now);
+        return;
+    }
+    mesh_link_open(c->mesh, m->ref.gen, &info, now);
+}
+
+static void mesh_message(struct control *c, const struct inbox_msg *m)
+{
+    uint64_t now = control_now();
+    if (!c->mesh)
+        return;
+    switch (m->type) {
+    case IN_GLEAN:
+        mesh_glean(c->mesh, &m->key, &m->node_id, now);
+        return;
+    case IN_DIAL_FAILED:
+        control_dial_take(c, m->number);
+        mesh_dial_failed(c->mesh, m->number, text_of(m), now);
+        return;
+    case IN_LINK_OPEN:
+        link_open(c, m, now);
+        return;
+    default:
+        break;
+    }
+    if (!control_link_find(c, m->ref.gen))
+        return;
+    if (m->type == IN_LINK_CONTROL) {
+        mesh_link_input(c->mesh, m->ref.gen, m->bytes, m->len, now);
+    } else if (m->type == IN_LINK_ALIVE) {
+        mesh_link_alive(c->mesh, m->ref.gen, now);
+    } else {
+        mesh_link_closed(c->mesh, m->ref.gen, text_of(m), now);
+        control_link_remove(c, m->ref.gen);
+    }
+}
+
+static void on_message(void *ctx, struct inbox_msg *m)
+{
+    struct control *c = ctx;
+    switch (m->type) {
+    case IN_CLIENT_UP:
+    case IN_CLIENT_HOME:
+    case IN_CLIENT_ACTIVE:
+    case IN_CLIENT_DOWN:
+        client_message(c, m);
+        return;
+    case IN_GLEAN:
+    case IN_LINK_OPEN:
+    case IN_LINK_CONTROL:
+    case IN_LINK_ALIVE:
+    case IN_LINK_CLOSED:
+    case IN_DIAL_FAILED:
+        mesh_message(c, m);
+        return;
+    case IN_STOPPED:
+        if (++c->n_stopped == c->n_workers)
+            c->on_stopped(c->ctx);
+        return;
+    default:
+        return; /* none of ours */
+    }
+}
+
+/* ---- time ---- */
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct control *c = timer->data;
+    c->timer_at = UINT64_MAX;
+    if (c->mesh)
+        mesh_tick(c->mesh, control_now());
+}
+
+/* Before the loop sleeps: whatever this turn did may have changed when the mesh wants its tick. */
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct control *c = prepare->data;
+    if (!c->mesh)
+        return;
+    uint64_t next = mesh_next(c->mesh);
+    if (next == c->timer_at)
+        return;
+    c->timer_at = next;
+    if (next == UINT64_MAX) {
+        uv_timer_stop(&c->timer);
+        return;
+    }
+    uint64_t now = control_now();
+    uv_update_time(c->loop);
+    uv_timer_start(&c->timer, on_timer, next > now ? next - now : 0, 0);
+}
+
+static void on_sample(uv_timer_t *timer)
+{
+    struct control *c = timer->data;
+    for (int i = 0; i < STAT_N; i++)
+        c->samples[c->sample_at][i] = control_stat(c, (enum stat_id)i);
+    c->sample_at = (c->sample_at + 1) % CONTROL_SAMPLES;
+}
+
+/* ---- life ---- */
+
+int control_init(struct control *c, uint64_t seed)
+{
+    int rc = inbox_init(&c->inbox, c->loop, on_message, c);
+    if (rc != 0)
+        return rc;
+    c->started = c->site_since = control_now();
+    c->timer_at = UINT64_MAX;
+    c->prepare.data = c->timer.data = c->sample.data = c;
+    uv_prepare_init(c->loop, &c->prepare);
+    uv_timer_init(c->loop, &c->timer);
+    uv_timer_init(c->loop, &c->sample);
+    c->clients = clients_new(seed);
+    return c->clients ? 0 : UV_ENOMEM;
+}
+
+/* Random numbers at this start, and the count that no restart repeats. */
+static int identity(struct control *c, struct mesh_config *mc, char *err, size_t err_len)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    randombytes_buf(mc->instance, sizeof(mc->instance));
+    return keystore_boot(c->keystore, ms, &mc->boot, err, err_len);
+}
+
+int control_start(struct control *c, char *err, size_t err_len)
+{
+    struct keystore_peers peers = {0};
+    struct mesh_config mc = {
+        .ops = &control_mesh_ops,
+        .ctx = c,
+        .software = "derpmesh " DERPMESH_VERSION,
+        .node_key = c->site->node_key,
+        .keys = &c->site->mesh_keys,
+        .map = c->site->map,
+        .self = c->site->self,
+    };
+    int rc = -1;
+    struct mesh_pin *pins = NULL;
+    if (identity(c, &mc, err, err_len) != 0 || keystore_peers_load(c->keystore, &peers, err, err_len) != 0)
+        goto out;
+    pins = calloc(peers.n + 1, sizeof(*pins));
+    for (size_t i = 0; pins && i < peers.n; i++)
+        pins[i] = (struct mesh_pin){.name = peers.v[i].name, .key = peers.v[i].key};
+    mc.pins = pins;
+    mc.n_pins = peers.n;
+    c->mesh = pins ? mesh_new(&mc, control_now()) : NULL;
+    if (!c->mesh) {
+        snprintf(err, err_len, "out of memory");
+        goto out;
+    }
+    uv_prepare_start(&c->prepare, on_prepare);
+    uv_timer_start(&c->sample, on_sample, CONTROL_SAMPLE_MS, CONTROL_SAMPLE_MS);
+    rc = 0;
+out:
+    key_pair_wipe(&mc.node_key);
+    free(pins);
+    keystore_peers_free(&peers);
+    return rc;
+}
+
+void control_set_site(struct control *c, struct site *site)
+{
+    struct site *old = c->site;
+    uint64_t now = control_now();
+    c->site = site;
+    c->site_since = now;
+    control_tell_all(c, &(struct inbox_msg){.type = IN_SITE, .site = site});
+    limits_set(c->limits, site->config);
+    if (c->mesh) {
+        /* The map first: a new peer is then dialled with the new keys at the next tick. */
+        mesh_set_map(c->mesh, site->map, site->self, now);
+        mesh_set_keys(c->mesh, &site->mesh_keys, now);
+    }
+    site_unref(old);
+}
+
+void control_stop(struct control *c)
+{
+    struct mesh *m = c->mesh;
+    c->mesh = NULL;
+    if (m)
+        mesh_free(m);
+    control_tell_all(c, &(struct inbox_msg){.type = IN_STOP});
+}
+
+void control_close(struct control *c)
+{
+    inbox_stop(&c->inbox);
+    uv_close((uv_handle_t *)&c->prepare, NULL);
+    uv_close((uv_handle_t *)&c->timer, NULL);
+    uv_close((uv_handle_t *)&c->sample, NULL);
+}
+
+void control_deinit(struct control *c)
+{
+    inbox_deinit(&c->inbox);
+    control_pins_free(c);
+    clients_free(c->clients);
+    free(c->links);
+    free(c->dials);
+    free(c->nodes);
+    site_unref(c->site);
+}

@@ -1,0 +1,152 @@
+/* Who may open a connection: counters shared by all workers.
+ *
+ * Happy path: enter adds one in all and one in the bucket of the address's prefix, leave takes both away.
+ * Failure: over a limit, enter undoes itself and says which limit it was.  Counts may be above the limit for the moment
+ * in which two threads find out at once; they are never lost. */
+#include "node/limits.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <uv.h>
+
+#include "node/config.h"
+
+enum {
+    CLIENT_MEMORY = 32 << 10, /* a connection's, with some of its queue */
+    DESCRIPTORS_KEPT = 256    /* for listeners, links, files, the admin socket */
+};
+
+void limits_init(struct login_limits *l, uint64_t seed)
+{
+    l->seed = seed;
+    atomic_init(&l->max_total, 0);
+    atomic_init(&l->max_prefix, 0);
+    atomic_init(&l->max_clients, 0);
+    atomic_init(&l->total, 0);
+    atomic_init(&l->clients, 0);
+    for (int i = 0; i < LIMITS_BUCKETS; i++)
+        atomic_init(&l->prefix[i], 0);
+}
+
+/* A number in a small file of the kernel, or the maximum where there is none or it says "max". */
+static uint64_t read_limit(const char *path)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return UINT64_MAX;
+    unsigned long long v;
+    int n = fscanf(f, "%llu", &v);
+    fclose(f);
+    return n == 1 ? v : UINT64_MAX;
+}
+
+/* Version 2 by our own path of /proc/self/cgroup; in a container that is "/". */
+static uint64_t cgroup_memory(void)
+{
+    uint64_t least = read_limit("/sys/fs/cgroup/memory.max");
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    char line[512], path[600];
+    while (f && fgets(line, sizeof(line), f)) {
+        if (strncmp(line, "0::/", 4) != 0)
+            continue;
+        line[strcspn(line, "\n")] = 0;
+        snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", line + 3);
+        uint64_t v = read_limit(path);
+        if (v < least)
+            least = v;
+    }
+    if (f)
+        fclose(f);
+    return least;
+}
+
+uint64_t limits_memory(void)
+{
+    uint64_t total = uv_get_total_memory(), constrained = uv_get_constrained_memory(), cgroup = cgroup_memory();
+    if (constrained && constrained < total)
+        total = constrained;
+    return cgroup < total ? cgroup : total;
+}
+
+static uint32_t clients_possible(uint32_t logins)
+{
+    struct rlimit nofile;
+    uint64_t files = 1024;
+    if (getrlimit(RLIMIT_NOFILE, &nofile) == 0)
+        files = nofile.rlim_cur;
+    uint64_t kept = DESCRIPTORS_KEPT + logins;
+    /* Where descriptors are few, logins share them with clients. */
+    uint64_t by_files = files > 2 * kept ? files - kept : files / 2;
+    uint64_t by_memory = limits_memory() / 2 / CLIENT_MEMORY;
+    uint64_t n = by_files < by_memory ? by_files : by_memory;
+    return n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+void limits_set(struct login_limits *l, const struct config *c)
+{
+    uint32_t clients = c->max_clients ? c->max_clients : clients_possible(c->login_limit);
+    uint32_t prefix = c->login_limit_ip < UINT16_MAX ? c->login_limit_ip : UINT16_MAX - 1;
+    atomic_store_explicit(&l->max_total, c->login_limit, memory_order_relaxed);
+    atomic_store_explicit(&l->max_prefix, prefix, memory_order_relaxed);
+    atomic_store_explicit(&l->max_clients, clients, memory_order_relaxed);
+}
+
+/* An IPv4 address whole, of an IPv6 address the /64. */
+static uint32_t bucket_of(const struct login_limits *l, const struct conn_addr *a)
+{
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    uint8_t key[crypto_shorthash_KEYBYTES] = {0}, hash[crypto_shorthash_BYTES];
+    memcpy(key, &l->seed, sizeof(l->seed));
+    size_t n = memcmp(a->ip, mapped, sizeof(mapped)) == 0 ? 16 : 8;
+    crypto_shorthash(hash, a->ip, n, key);
+    uint32_t v;
+    memcpy(&v, hash, sizeof(v));
+    return v % LIMITS_BUCKETS;
+}
+
+enum limits_answer limits_login_enter(struct login_limits *l, const struct conn_addr *a)
+{
+    if (atomic_fetch_add_explicit(&l->total, 1, memory_order_relaxed) >=
+        atomic_load_explicit(&l->max_total, memory_order_relaxed)) {
+        atomic_fetch_sub_explicit(&l->total, 1, memory_order_relaxed);
+        return LIMITS_TOTAL;
+    }
+    _Atomic uint16_t *p = &l->prefix[bucket_of(l, a)];
+    uint16_t n = atomic_load_explicit(p, memory_order_relaxed);
+    do {
+        if (n >= atomic_load_explicit(&l->max_prefix, memory_order_relaxed)) {
+            atomic_fetch_sub_explicit(&l->total, 1, memory_order_relaxed);
+            return LIMITS_PREFIX;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(p, &n, (uint16_t)(n + 1), memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return LIMITS_OK;
+}
+
+void limits_login_leave(struct login_limits *l, const struct conn_addr *a)
+{
+    atomic_fetch_sub_explicit(&l->prefix[bucket_of(l, a)], 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->total, 1, memory_order_relaxed);
+}
+
+bool limits_client_enter(struct login_limits *l)
+{
+    if (atomic_fetch_add_explicit(&l->clients, 1, memory_order_relaxed) <
+        atomic_load_explicit(&l->max_clients, memory_order_relaxed))
+        return true;
+    atomic_fetch_sub_explicit(&l->clients, 1, memory_order_relaxed);
+    return false;
+}
+
+void limits_client_leave(struct login_limits *l)
+{
+    atomic_fetch_sub_explicit(&l->clients, 1, memory_order_relaxed);
+}
+
+uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a)
+{
+    return atomic_load_explicit(&l->prefix[bucket_of(l, a)], memory_order_relaxed);
+}

@@ -1,0 +1,278 @@
+/* Map, keys and certificate, loaded as one: all of it is good, or nothing is used.
+ *
+ * Happy path: site_load reads the map, finds this node in it, reads (or makes) the node key, reads the mesh keys, loads
+ * (or makes) the certificate, makes the context for links.
+ * Failure: the first fault ends it with one sentence: which file, where in it, what to do. */
+#include "node/site.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "node/keystore.h"
+#include "node/listen.h"
+
+enum { MAP_FILE_MAX = 4 << 20, NAMES_LISTED = 12 };
+
+/* Appends a sentence to what is there already. */
+static void __attribute__((format(printf, 3, 4))) add_text(char *buf, size_t len, const char *fmt, ...)
+{
+    size_t have = strlen(buf);
+    if (have && have + 3 < len)
+        have += (size_t)snprintf(buf + have, len - have, "; ");
+    if (have + 1 >= len)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(buf + have, len - have, fmt, ap);
+    va_end(ap);
+}
+
+/* The whole file, malloc'd and NUL-terminated.  NULL with a sentence. */
+static char *read_file(const char *file, size_t *n, char *err, size_t err_len)
+{
+    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
+    char *text = NULL;
+    size_t have = 0;
+    if (fd < 0) {
+        snprintf(err, err_len, "map: cannot open %s: %s", file, strerror(errno));
+        return NULL;
+    }
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        snprintf(err, err_len, "map: %s is no regular file", file);
+        goto fail;
+    }
+    if (st.st_size > MAP_FILE_MAX) {
+        snprintf(err, err_len, "map: %s has %lld bytes, more than the %d that a map may have", file,
+                 (long long)st.st_size, MAP_FILE_MAX);
+        goto fail;
+    }
+    size_t want = (size_t)st.st_size;
+    text = malloc(want + 1);
+    while (text && have < want) {
+        ssize_t got = read(fd, text + have, want - have);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        have += (size_t)got;
+    }
+    if (!text || have < want) {
+        snprintf(err, err_len, "map: cannot read all of %s", file);
+        goto fail;
+    }
+    text[have] = 0;
+    *n = have;
+    close(fd);
+    return text;
+fail:
+    free(text);
+    close(fd);
+    return NULL;
+}
+
+static void put_place(char *out, size_t len, const char *file, const struct text_error *at)
+{
+    if (at->line)
+        snprintf(out, len, "%s:%d:%d: %s", file, at->line, at->col, at->msg);
+    else
+        snprintf(out, len, "%s: %s", file, at->msg);
+}
+
+struct lint {
+    const char *file;
+    char *err, *warn;
+    size_t err_len, warn_len;
+    int errors;
+};
+
+static void on_finding(void *ctx, const struct derpmap_finding *f)
+{
+    struct lint *l = ctx;
+    char line[400];
+    put_place(line, sizeof(line), l->file, &f->at);
+    if (!f->error)
+        add_text(l->warn, l->warn_len, "%s", line);
+    else if (l->errors++ == 0)
+        snprintf(l->err, l->err_len, "%s", line);
+}
+
+struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char *warn, size_t warn_len)
+{
+    size_t n;
+    struct text_error at;
+    struct lint l = {.file = file, .err = err, .err_len = err_len, .warn = warn, .warn_len = warn_len};
+    if (!file || !file[0]) {
+        snprintf(err, err_len, "no map: say which with --map FILE");
+        return NULL;
+    }
+    char *text = read_file(file, &n, err, err_len);
+    if (!text)
+        return NULL;
+    struct derpmap *map = derpmap_parse(text, n, &at);
+    free(text);
+    if (!map) {
+        put_place(err, err_len, file, &at);
+        return NULL;
+    }
+    if (derpmap_lint(map, on_finding, &l) > 0) {
+        if (l.errors > 1)
+            add_text(err, err_len, "%d more errors (derpmesh map check shows all)", l.errors - 1);
+        derpmap_free(map);
+        return NULL;
+    }
+    return map;
+}
+
+static void list_names(char *out, size_t len, const struct derpmap *map)
+{
+    size_t at = 0;
+    int listed = 0, left = 0;
+    out[0] = 0;
+    for (int i = 0; i < map->n_nodes; i++) {
+        const struct derpmap_node *n = &map->nodes[i];
+        if (n->backup)
+            continue;
+        if (listed >= NAMES_LISTED || at + strlen(n->id) + 24 >= len) {
+            left++;
+            continue;
+        }
+        at += (size_t)snprintf(out + at, len - at, "%s%s", listed++ ? ", " : "", n->id);
+    }
+    if (left)
+        snprintf(out + at, len - at, " and %d more", left);
+}
+
+const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err, size_t err_len)
+{
+    char names[300];
+    const struct derpmap_node *found = NULL, *local = NULL;
+    int n = 0, n_local = 0;
+    list_names(names, sizeof(names), map);
+    if (name && name[0]) {
+        found = derpmap_find(map, name);
+        if (!found)
+            snprintf(err, err_len, "node %s is not in the map (or its name is not unique there); the map has: %s",
+                     name, names);
+        return found;
+    }
+    for (int i = 0; i < map->n_nodes; i++) {
+        const struct derpmap_node *d = &map->nodes[i];
+        if (d->backup)
+            continue;
+        found = d;
+        n++;
+        if (listen_is_local(d->ipv4) || listen_is_local(d->ipv6) || listen_is_local(d->host_name)) {
+            local = d;
+            n_local++;
+        }
+    }
+    if (n == 1)
+        return found;
+    if (n_local == 1)
+        return local;
+    snprintf(err, err_len, "which node of the map is this one? Say it with --node; the map has: %s", names);
+    return NULL;
+}
+
+struct tls_server_params site_tls_params(const struct config *c, const struct derpmap_node *self,
+                                         const struct derp_key *node_key)
+{
+    return (struct tls_server_params){
+        .cert_dir = c->cert_dir,
+        .host = self->host_name,
+        .cert_name = self->cert_name,
+        .may_make = c->tls == TLS_AUTO,
+        .node_key = node_key,
+    };
+}
+
+static int load_keys(struct site *s, char *err, size_t err_len)
+{
+    const struct config *c = s->config;
+    struct keystore ks;
+    bool created;
+    if (keystore_open(&ks, c->state, true, err, err_len) != 0)
+        return -1;
+    int rc = keystore_node_key(&ks, c->key_file, true, &s->node_key, &created, err, err_len);
+    keystore_close(&ks);
+    if (rc != 0)
+        return -1;
+    sodium_bin2hex(s->node_key_hex, sizeof(s->node_key_hex), s->node_key.pub.b, KEY_LEN);
+    if (c->mesh_key_file && keystore_mesh_keys(c->mesh_key_file, &s->mesh_keys, err, err_len) != 0)
+        return -1;
+    return 0;
+}
+
+static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_t warn_len)
+{
+    const struct config *c = s->config;
+    char doubt[300] = "";
+    if (c->tls == TLS_ACME) {
+        snprintf(err, err_len, "tls: acme is not supported in this version; set tls to manual and cert_dir to where "
+                               "your ACME client puts its certificates");
+        return -1;
+    }
+    if (c->tls != TLS_OFF) {
+        struct tls_server_params p = site_tls_params(c, s->self, &s->node_key.pub);
+        s->tls = tls_server_load(&p, err, err_len, doubt, sizeof(doubt));
+        if (!s->tls)
+            return -1;
+        if (doubt[0])
+            add_text(warn, warn_len, "%s", doubt);
+    }
+    s->dial_ctx = tls_client_ctx_new(err, err_len);
+    return s->dial_ctx ? 0 : -1;
+}
+
+struct site *site_load(struct config *config, char *err, size_t err_len, char *warn, size_t warn_len)
+{
+    err[0] = warn[0] = 0;
+    /* Pages that are not swapped or dumped: it holds the keys. */
+    struct site *s = sodium_malloc(sizeof(*s));
+    if (!s) {
+        config_free(config);
+        snprintf(err, err_len, "out of memory");
+        return NULL;
+    }
+    memset(s, 0, sizeof(*s));
+    atomic_init(&s->refs, 1);
+    s->config = config;
+    s->map = site_map_load(config->map_file, err, err_len, warn, warn_len);
+    if (!s->map)
+        goto fail;
+    s->self = site_find_self(s->map, config->node, err, err_len);
+    if (!s->self || load_keys(s, err, err_len) != 0 || load_tls(s, err, err_len, warn, warn_len) != 0)
+        goto fail;
+    return s;
+fail:
+    site_unref(s);
+    return NULL;
+}
+
+struct site *site_ref(struct site *s)
+{
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
+void site_unref(struct site *s)
+{
+    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (s->tls)
+        tls_server_unref(s->tls);
+    SSL_CTX_free(s->dial_ctx);
+    derpmap_free(s->map);
+    config_free((struct config *)s->config);
+    key_pair_wipe(&s->node_key);
+    sodium_memzero(&s->mesh_keys, sizeof(s->mesh_keys));
+    sodium_free(s);
+}

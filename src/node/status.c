@@ -1,0 +1,296 @@
+/* Looks at control, registry, mesh and counters, and changes nothing.
+ *
+ * Happy path: one JSON object for `derpmesh status`, one for `where`, sentences for what is wrong.
+ * Failure: a text that is no UTF-8 (from a peer) is left out; without memory the answer is NULL. */
+#include "node/status.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PEER_DOWN_MS = 10000, CERT_SOON_S = 14 * 86400, WHERE_MAX = 32 };
+
+const char *status_time(char buf[static STATUS_TIME], time_t t)
+{
+    struct tm tm;
+    if (!gmtime_r(&t, &tm) || !strftime(buf, STATUS_TIME, "%Y-%m-%dT%H:%M:%SZ", &tm))
+        buf[0] = 0;
+    return buf;
+}
+
+const char *status_peer_state(enum mesh_peer_state s)
+{
+    static const char *const names[] = {[MESH_PEER_DOWN] = "down",       [MESH_PEER_DIALING] = "dialing",
+                                        [MESH_PEER_AUTH] = "auth",       [MESH_PEER_UP] = "up",
+                                        [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_REMOVED] = "removed"};
+    return names[s];
+}
+
+json_t *status_error(const char *text)
+{
+    return json_pack("{s:s}", "error", text);
+}
+
+/* ---- what is wrong ---- */
+
+struct problems {
+    void (*say)(void *ctx, const char *sentence);
+    void *ctx;
+};
+
+static void __attribute__((format(printf, 2, 3))) problem(const struct problems *p, const char *fmt, ...)
+{
+    char text[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    p->say(p->ctx, text);
+}
+
+static void peer_problems(const struct control *c, const struct problems *p)
+{
+    uint64_t now = control_now(), since;
+    struct mesh_peer_info peer;
+    for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++) {
+        if (!mesh_peer(c->mesh, i, &peer) || peer.state == MESH_PEER_REMOVED)
+            continue;
+        bool linked = control_peer_linked(c, i, &since);
+        if (!linked && now - since > PEER_DOWN_MS)
+            problem(p, "no link to peer %s for %llu s: %s", peer.name, (unsigned long long)(now - since) / 1000,
+                    peer.last_error[0] ? peer.last_error : "it has not answered");
+        if (linked && peer.state == MESH_PEER_SUSPECT)
+            problem(p, "the link to peer %s has fallen silent", peer.name);
+        if (linked && peer.map_differs)
+            problem(p, "peer %s has another map: give all nodes the same file and reload them", peer.name);
+    }
+}
+
+static void certificate_problems(const struct site *s, const struct problems *p)
+{
+    char until[STATUS_TIME];
+    if (!s->tls)
+        return;
+    double left = difftime(s->tls->not_after, time(NULL));
+    status_time(until, s->tls->not_after);
+    if (left < 0)
+        problem(p, "the certificate %s has expired on %s: replace it and reload", s->tls->file, until);
+    else if (left < CERT_SOON_S)
+        problem(p, "the certificate %s expires in %.0f days (%s): renew it and reload", s->tls->file, left / 86400,
+                until);
+}
+
+static int other_nodes(const struct site *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->map->n_nodes; i++)
+        n += !s->map->nodes[i].backup && &s->map->nodes[i] != s->self;
+    return n;
+}
+
+/* Drops that say something about this node, not about clients that have left. */
+static void drop_problems(const struct control *c, const struct problems *p)
+{
+    static const struct {
+        enum stat_id which;
+        const char *what;
+    } drops[] = {
+        {STAT_DROP_QUEUE_FULL, "receivers too slow for what is sent to them"},
+        {STAT_DROP_QUEUE_OLD, "packets waited too long for slow receivers"},
+        {STAT_DROP_BUDGET, "the memory for queues is used up"},
+        {STAT_DROP_INBOX_FULL, "one worker cannot keep up with the others"},
+        {STAT_DROP_NO_MEMORY, "out of memory"},
+        {STAT_DROP_MESH_HOPS, "packets went in circles between nodes"},
+        {STAT_DROP_MESH_BAD, "malformed packets from a peer"},
+        {STAT_REFUSED_LOGIN_LIMIT, "connections refused: too many before login"},
+        {STAT_REFUSED_MAX_CLIENTS, "connections refused: max_clients is reached"},
+    };
+    for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++) {
+        uint64_t n = control_stat_recent(c, drops[i].which);
+        if (n)
+            problem(p, "%llu in the last minute: %s (%s)", (unsigned long long)n, drops[i].what,
+                    stats_info(drops[i].which)->name);
+    }
+}
+
+void status_problems(const struct control *c, void (*say)(void *ctx, const char *sentence), void *ctx)
+{
+    struct problems p = {say, ctx};
+    peer_problems(c, &p);
+    certificate_problems(c->site, &p);
+    if (c->site->mesh_keys.n == 0 && other_nodes(c->site) > 0)
+        problem(&p, "no mesh key: this node does not forward to the %d others of the map; set mesh_key_file",
+                other_nodes(c->site));
+    drop_problems(c, &p);
+    problem(&p, "anyone who knows this node may use it: this version has no admission");
+}
+
+/* ---- status ---- */
+
+static void add_problem(void *ctx, const char *sentence)
+{
+    json_array_append_new(ctx, json_string(sentence));
+}
+
+static json_t *certificate_json(const struct site *s)
+{
+    char until[STATUS_TIME], pin[80], names[sizeof(s->tls->names)], *save = NULL;
+    if (!s->tls)
+        return json_pack("{s:s}", "kind", "off");
+    json_t *list = json_array();
+    memcpy(names, s->tls->names, sizeof(names));
+    for (char *n = strtok_r(names, " ", &save); n; n = strtok_r(NULL, " ", &save))
+        json_array_append_new(list, json_string(n));
+    snprintf(pin, sizeof(pin), "sha256-raw:%s", s->tls->pin);
+    return json_pack("{s:s, s:s, s:o, s:s, s:s}", "kind", s->tls->made ? "made" : "file", "file", s->tls->file, "names",
+                     list, "not_after", status_time(until, s->tls->not_after), "pin", pin);
+}
+
+static json_t *peers_json(const struct control *c)
+{
+    json_t *list = json_array();
+    uint64_t now = control_now(), since;
+    struct mesh_peer_info p;
+    for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++) {
+        if (!mesh_peer(c->mesh, i, &p) || p.state == MESH_PEER_REMOVED)
+            continue;
+        control_peer_linked(c, i, &since);
+        json_t *o = json_pack("{s:s, s:i, s:s, s:f, s:I, s:b, s:b, s:b, s:I}", "name", p.name, "region", p.region_id,
+                              "state", status_peer_state(p.state), "rtt_ms", p.rtt_ms, "keys", (json_int_t)p.n_keys,
+                              "synced", p.synced, "map_differs", p.map_differs, "dialed_by_us", p.dialed_by_us,
+                              "since_s", (json_int_t)((now - since) / 1000));
+        json_object_set_new(o, "software", json_string(p.software));
+        json_object_set_new(o, "error", json_string(p.last_error));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+#define MESH_COUNTER(member, gauge, help) {#member, help, offsetof(struct mesh_counters, member), gauge}
+static const struct {
+    const char *name, *help;
+    size_t offset;
+    int gauge;
+} mesh_table[] = {
+    MESH_COUNTER(ann_sent, 0, "announcements sent"),
+    MESH_COUNTER(ann_received, 0, "announcements received"),
+    MESH_COUNTER(sync_sent, 0, "full lists of keys sent"),
+    MESH_COUNTER(sync_received, 0, "full lists of keys received"),
+    MESH_COUNTER(refused_hello, 0, "links refused: greeting malformed or of another version"),
+    MESH_COUNTER(refused_auth, 0, "links refused: the other side does not have the mesh key"),
+    MESH_COUNTER(refused_unknown_peer, 0, "links refused: name not in the map"),
+    MESH_COUNTER(refused_pin, 0, "links refused: another node key than before"),
+    MESH_COUNTER(bad_message, 0, "malformed control messages"),
+    MESH_COUNTER(unknown_message, 0, "control messages of a later version, passed over"),
+    MESH_COUNTER(links_opened, 0, "links that have proven the mesh key"),
+    MESH_COUNTER(links_closed, 0, "links closed"),
+    MESH_COUNTER(control_bytes_sent, 0, "bytes of control messages sent"),
+    MESH_COUNTER(control_bytes_received, 0, "bytes of control messages received"),
+    MESH_COUNTER(gleaned, 0, "locations learned from data frames"),
+    MESH_COUNTER(gone, 0, "keys that have left for certain"),
+    MESH_COUNTER(n_remote_keys, 1, "keys known at other nodes"),
+    MESH_COUNTER(bytes, 1, "memory of the tables of keys"),
+};
+
+void status_mesh_counters(const struct control *c,
+                          void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v), void *ctx)
+{
+    struct mesh_counters m = {0};
+    if (c->mesh)
+        mesh_counters(c->mesh, &m);
+    for (size_t i = 0; i < sizeof(mesh_table) / sizeof(mesh_table[0]); i++) {
+        char name[64];
+        uint64_t v;
+        memcpy(&v, (const char *)&m + mesh_table[i].offset, sizeof(v));
+        snprintf(name, sizeof(name), "mesh_%s", mesh_table[i].name);
+        out(ctx, name, mesh_table[i].help, mesh_table[i].gauge, v);
+    }
+}
+
+static void add_counter(void *ctx, const char *name, const char *help, int gauge, uint64_t v)
+{
+    (void)help;
+    (void)gauge;
+    json_object_set_new(ctx, name, json_integer((json_int_t)v));
+}
+
+static json_t *traffic_json(const struct control *c)
+{
+    json_t *o = json_object();
+    for (int i = 0; i < STAT_N; i++)
+        add_counter(o, stats_info((enum stat_id)i)->name, NULL, 0, control_stat(c, (enum stat_id)i));
+    status_mesh_counters(c, add_counter, o);
+    return o;
+}
+
+static json_t *mesh_json(const struct control *c)
+{
+    struct mesh_counters m = {0};
+    if (c->mesh)
+        mesh_counters(c->mesh, &m);
+    return json_pack("{s:b, s:I, s:o}", "enabled", c->site->mesh_keys.n > 0, "remote_keys", (json_int_t)m.n_remote_keys,
+                     "peers", peers_json(c));
+}
+
+static json_t *map_json(const struct site *s)
+{
+    char hash[65];
+    int nodes = 0;
+    for (int i = 0; i < s->map->n_nodes; i++)
+        nodes += !s->map->nodes[i].backup;
+    sodium_bin2hex(hash, sizeof(hash), s->map->hash, sizeof(s->map->hash));
+    return json_pack("{s:s, s:s, s:i, s:i}", "file", s->config->map_file, "hash", hash, "regions", s->map->n_regions,
+                     "nodes", nodes);
+}
+
+json_t *status_json(const struct control *c)
+{
+    const struct site *s = c->site;
+    const struct listen_at *at = c->plan->at;
+    char key[KEY_TEXT_MAX];
+    json_t *problems = json_array();
+    status_problems(c, add_problem, problems);
+    key_public_text(key, &s->node_key.pub);
+    json_t *clients = json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)clients_connections(c->clients),
+                                "keys", (json_int_t)clients_keys(c->clients), "home",
+                                (json_int_t)clients_homes(c->clients), "login",
+                                (json_int_t)control_stat(c, STAT_LOGIN_PENDING));
+    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o}", "node",
+                     s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id, "uptime_s",
+                     (json_int_t)((control_now() - c->started) / 1000), "public_key", key, "open_to_anyone", 1, "listen",
+                     "derp", at[LISTEN_DERP].text, "http", at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text,
+                     "certificate", certificate_json(s), "map", map_json(s), "clients", clients, "mesh", mesh_json(c),
+                     "traffic", traffic_json(c), "problems", problems);
+}
+
+/* ---- where ---- */
+
+static json_t *remote_json(const struct control *c, const struct mesh_location *l)
+{
+    struct mesh_peer_info p;
+    if (l->node == NODE_NONE || !mesh_peer(c->mesh, l->node, &p))
+        return NULL;
+    return json_pack("{s:s, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home, "gleaned",
+                     l->gleaned, "path", p.name, "rtt_ms", p.rtt_ms);
+}
+
+json_t *status_where(const struct control *c, const char *key)
+{
+    struct derp_key k;
+    struct clients_info here;
+    struct mesh_location at[WHERE_MAX];
+    if (!key || key_public_parse(&k, key, strlen(key)) != 0)
+        return status_error("a key is written nodekey: and 64 hex digits");
+    json_t *list = json_array();
+    if (clients_get(c->clients, &k, &here))
+        json_array_append_new(list, json_pack("{s:s, s:b, s:b, s:i, s:I, s:f}", "node", c->site->self->id, "local", 1,
+                                              "home", here.home > 0, "worker", (int)here.active.worker, "connections",
+                                              (json_int_t)here.connections, "rtt_ms", 0.0));
+    size_t n = c->mesh ? mesh_where(c->mesh, &k, at, WHERE_MAX) : 0;
+    for (size_t i = 0; i < n && i < WHERE_MAX; i++) {
+        json_t *o = remote_json(c, &at[i]);
+        if (o)
+            json_array_append_new(list, o);
+    }
+    return json_pack("{s:s, s:o}", "key", key, "locations", list);
+}
