@@ -59,7 +59,7 @@ struct frame {
 static inline size_t frame_peek(struct frame *f, uint8_t *buf, size_t n)
 {
     if (n < FRAME_HEADER_LEN) {
-        f->raw = f->body = NULL;
+        *f = (struct frame){0};
         return 0;
     }
     f->type = buf[0];
