@@ -16,8 +16,6 @@ int wire_unhex(uint8_t *out, size_t n, const char *text, size_t len)
 {
     size_t got = 0;
 
-    if (len / 2 != n || len % 2 != 0)
-        return -1;
     if (sodium_hex2bin(out, n, text, len, NULL, &got, NULL) != 0 || got != n) {
         sodium_memzero(out, n);
         return -1;

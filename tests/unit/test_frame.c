@@ -220,6 +220,7 @@ static void test_mesh_data_bytes(void **state)
 
 static void test_mesh_data_malformed(void **state)
 {
+    uint8_t *bare = malloc(FRAME_HEADER_LEN); /* ends where an empty body would begin */
     static char big[FRAME_PACKET_MAX + 1];
     struct mesh_data d;
     struct frame f;
@@ -227,6 +228,11 @@ static void test_mesh_data_malformed(void **state)
     uint8_t *buf = make_data(&n, 0, "hello", 5);
 
     (void)state;
+    assert_non_null(bare);
+    frame_header(bare, FRAME_MESH_DATA, 0);
+    assert_int_equal(frame_peek(&f, bare, FRAME_HEADER_LEN), FRAME_HEADER_LEN);
+    assert_int_equal(mesh_data_parse(&d, &f), -1);
+    free(bare);
     frame_peek(&f, buf, n);
     for (int hdr = 0; hdr < 256; hdr++) {
         buf[FRAME_HEADER_LEN] = (uint8_t)hdr;

@@ -280,64 +280,64 @@ static int open_text(struct login *l, const char *text, size_t n)
 }
 
 /* As encoding/json v1 has it: but for null as the whole text and numbers beyond 64 bits. */
+static const struct {
+    const char *text;
+    int rc, version;
+    bool ack;
+    const char *app, *mesh;
+} as_go[] = {
+    {"{}", 0, 0, false, "", ""},
+    {"[]", HELLO_JSON, 0, false, "", ""},
+    {"{\"VERSION\":2,\"canackpings\":true}", 0, 2, true, "", ""},
+    {"{\"version\":\"2\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"version\":2.0}", HELLO_JSON, 0, false, "", ""},
+    {"{\"version\":2e0}", HELLO_JSON, 0, false, "", ""},
+    {"{\"version\":02}", HELLO_JSON, 0, false, "", ""},
+    {"{\"version\":-1}", 0, -1, false, "", ""},
+    {" {\"version\" : 2 } ", 0, 2, false, "", ""},
+    {"{\"ver\\u0073ion\":3}", 0, 3, false, "", ""},
+    {"{\"version\\u0000\":3}", 0, 0, false, "", ""},
+    {"{\"version\":2,\"version\":3}", 0, 3, false, "", ""},
+    {"{\"version\":null,\"CanAckPings\":null,\"AppName\":null}", 0, 0, false, "", ""},
+    {"{\"meshKey\":\"\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"meshKey\":null}", HELLO_JSON, 0, false, "", ""},
+    {"{\"meshKey\":5}", HELLO_JSON, 0, false, "", ""},
+    {"{\"meshKey\":\"00\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"MeshKey\":\"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB\"}", 0, 0, false, "",
+     "abababababababababababababababababababababababababababababababab"},
+    {"{\"meshKey\":\"0000000000000000000000000000000000000000000000000000000000000000\"}", 0, 0, false, "",
+     ""},
+    {"{\"CanAckPings\":1}", HELLO_JSON, 0, false, "", ""},
+    {"{\"AppName\":7}", HELLO_JSON, 0, false, "", ""},
+    {"{\"AppName\":\"a\tb\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"AppName\":\"\\u0041\\n\\u00e9\\\"\"}", 0, 0, false, "A??\"", ""},
+    {"{\"x\":{\"y\":[1,{\"z\":[]}]},\"version\":2}", 0, 2, false, "", ""},
+    {"{\"version\":2} x", HELLO_JSON, 0, false, "", ""},
+    {"{\"version\":2,}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":1 \"b\":2}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":tru}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":\"\\x\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":\"\\u12\"}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":-}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":1.}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":.5}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":1e}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":1e+}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":0e-0}", 0, 0, false, "", ""},
+    {"{\"a\":01}", HELLO_JSON, 0, false, "", ""},
+    {"", HELLO_JSON, 0, false, "", ""},
+    {"{", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":[1,]}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":[}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":[1 2]}", HELLO_JSON, 0, false, "", ""},
+    {"{,}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":{\"b\":1,}}", HELLO_JSON, 0, false, "", ""},
+    {"{\"a\":{\"b\":[true,false,null,\"\",{}]},\"version\":7}", 0, 7, false, "", ""},
+};
+
 static void test_json(void **state)
 {
-    static const struct {
-        const char *text;
-        int rc, version;
-        bool ack;
-        const char *app, *mesh;
-    } as_go[] = {
-        {"{}", 0, 0, false, "", ""},
-        {"[]", HELLO_JSON, 0, false, "", ""},
-        {"{\"VERSION\":2,\"canackpings\":true}", 0, 2, true, "", ""},
-        {"{\"version\":\"2\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"version\":2.0}", HELLO_JSON, 0, false, "", ""},
-        {"{\"version\":2e0}", HELLO_JSON, 0, false, "", ""},
-        {"{\"version\":02}", HELLO_JSON, 0, false, "", ""},
-        {"{\"version\":-1}", 0, -1, false, "", ""},
-        {" {\"version\" : 2 } ", 0, 2, false, "", ""},
-        {"{\"ver\\u0073ion\":3}", 0, 3, false, "", ""},
-        {"{\"version\\u0000\":3}", 0, 0, false, "", ""},
-        {"{\"version\":2,\"version\":3}", 0, 3, false, "", ""},
-        {"{\"version\":null,\"CanAckPings\":null,\"AppName\":null}", 0, 0, false, "", ""},
-        {"{\"meshKey\":\"\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"meshKey\":null}", HELLO_JSON, 0, false, "", ""},
-        {"{\"meshKey\":5}", HELLO_JSON, 0, false, "", ""},
-        {"{\"meshKey\":\"00\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"MeshKey\":\"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB\"}", 0, 0, false,
-         "", "abababababababababababababababababababababababababababababababab"},
-        {"{\"meshKey\":\"0000000000000000000000000000000000000000000000000000000000000000\"}", 0, 0, false,
-         "", ""},
-        {"{\"CanAckPings\":1}", HELLO_JSON, 0, false, "", ""},
-        {"{\"AppName\":7}", HELLO_JSON, 0, false, "", ""},
-        {"{\"AppName\":\"a\tb\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"AppName\":\"\\u0041\\n\\u00e9\\\"\"}", 0, 0, false, "A??\"", ""},
-        {"{\"x\":{\"y\":[1,{\"z\":[]}]},\"version\":2}", 0, 2, false, "", ""},
-        {"{\"version\":2} x", HELLO_JSON, 0, false, "", ""},
-        {"{\"version\":2,}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":1 \"b\":2}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":tru}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":\"\\x\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":\"\\u12\"}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":-}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":1.}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":.5}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":1e}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":1e+}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":0e-0}", 0, 0, false, "", ""},
-        {"{\"a\":01}", HELLO_JSON, 0, false, "", ""},
-        {"", HELLO_JSON, 0, false, "", ""},
-        {"{", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":[1,]}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":[}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":[1 2]}", HELLO_JSON, 0, false, "", ""},
-        {"{,}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":{\"b\":1,}}", HELLO_JSON, 0, false, "", ""},
-        {"{\"a\":{\"b\":[true,false,null,\"\",{}]},\"version\":7}", 0, 7, false, "", ""},
-    };
-
     (void)state;
     for (size_t i = 0; i < sizeof as_go / sizeof *as_go; i++) {
         struct login l;
