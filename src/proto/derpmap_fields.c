@@ -84,8 +84,7 @@ void fields_note(struct reader *r, size_t off, const char *fmt, ...)
     va_end(ap);
 }
 
-/* A field's name as this spelling writes it. */
-static const char *spelled(const struct reader *r, const char *name, char out[static 32])
+const char *fields_spelled(const struct reader *r, const char *name, char out[static 32])
 {
     size_t i;
 
@@ -108,7 +107,7 @@ static int pick_one(struct reader *r, const struct hujson *m, const struct field
                     text_quote(q, m->name, strlen(m->name)));
         return 0;
     }
-    if (r->yaml && strcmp(m->name, spelled(r, fields[i].name, want)) != 0) {
+    if (r->yaml && strcmp(m->name, fields_spelled(r, fields[i].name, want)) != 0) {
         p->wrong_case[i] = m;
         fields_note(r, m->name_start, "Headscale ignores %s: keys are lower case there, write %s",
                     text_quote(q, m->name, strlen(m->name)), want);
@@ -140,7 +139,7 @@ int fields_refuse_type(struct reader *r, const struct hujson *v, const struct fi
 {
     char name[32];
 
-    return fields_refuse(r, v->start, "%s must be %s", spelled(r, f->name, name), wanted);
+    return fields_refuse(r, v->start, "%s must be %s", fields_spelled(r, f->name, name), wanted);
 }
 
 static int read_string(struct reader *r, const struct hujson *v, const struct field *f, char **out)
@@ -154,7 +153,8 @@ static int read_string(struct reader *r, const struct hujson *v, const struct fi
     for (const char *s = v->str; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7f ||
             ((unsigned char)*s == 0xc2 && (unsigned char)s[1] < 0xa0))
-            return fields_refuse(r, v->start, "%s holds a control character", spelled(r, f->name, name));
+            return fields_refuse(r, v->start, "%s holds a control character",
+                                 fields_spelled(r, f->name, name));
     if (*v->str == 0)
         return 0;
     *out = arena_text(&r->full->arena, v->str, strlen(v->str));
@@ -243,7 +243,7 @@ int fields_refuse_missing(struct reader *r, const struct hujson *at, const struc
 {
     char want[32];
 
-    spelled(r, f->name, want);
+    fields_spelled(r, f->name, want);
     if (p->wrong_case[i])
         return fields_refuse(r, p->wrong_case[i]->name_start,
                              "%s has no %s: Headscale reads lower-case keys only", owner, want);

@@ -35,6 +35,8 @@ struct picked {
 int fields_init(struct reader *r);
 void fields_deinit(struct reader *r);
 
+/* A field's name as this spelling writes it. */
+const char *fields_spelled(const struct reader *r, const char *name, char out[static 32]);
 struct derpmap_pos fields_position(const struct reader *r, size_t off);
 /* The error, at an offset; always -1. */
 int fields_refuse(struct reader *r, size_t off, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

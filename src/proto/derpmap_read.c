@@ -59,40 +59,39 @@ static bool is_host_byte(unsigned char c)
 
 static int check_host(struct reader *r, const struct hujson *v, const char *host)
 {
-    char q[TEXT_QUOTE_MAX];
+    char q[TEXT_QUOTE_MAX], name[32], port[32];
     unsigned char v6[16];
     size_t n = strlen(host), colons = 0, odd = 0;
 
     text_quote(q, host, n);
+    fields_spelled(r, "HostName", name);
+    fields_spelled(r, "DERPPort", port);
     if (n > DERPMAP_MAX_HOST)
-        return fields_refuse(r, v->start, "HostName is longer than %d bytes", DERPMAP_MAX_HOST);
+        return fields_refuse(r, v->start, "%s is longer than %d bytes", name, DERPMAP_MAX_HOST);
     if (inet_pton(AF_INET6, host, v6) == 1)
         return 0;
     if (strstr(host, "://"))
-        return fields_refuse(r, v->start,
-                             "HostName %s holds a scheme: write the bare name, and the port as DERPPort", q);
+        return fields_refuse(r, v->start, "%s %s holds a scheme: write the bare name, and the port as %s",
+                             name, q, port);
     if (host[0] == '[')
-        return fields_refuse(r, v->start,
-                             "HostName %s: write an IPv6 address without brackets, the port as DERPPort", q);
+        return fields_refuse(r, v->start, "%s %s: write an IPv6 address without brackets, the port as %s",
+                             name, q, port);
     for (size_t i = 0; i < n; i++) {
         colons += host[i] == ':';
         odd += !is_host_byte((unsigned char)host[i]);
     }
-    if (colons && colons == odd)
-        return fields_refuse(r, v->start,
-                             colons == 1
-                                 ? "HostName %s holds a port: write the bare name, and the port as DERPPort"
-                                 : "HostName %s is no IPv6 address",
-                             q);
+    if (colons == 1 && odd == 1)
+        return fields_refuse(r, v->start, "%s %s holds a port: write the bare name, and the port as %s", name,
+                             q, port);
     if (odd)
-        return fields_refuse(r, v->start, "HostName %s is no host name or IP address", q);
+        return fields_refuse(r, v->start, "%s %s is no host name or IP address", name, q);
     return 0;
 }
 
 static int check_node(struct reader *r, const struct hujson *obj, const struct picked *p,
                       const struct derpmap_node *node, int region_id)
 {
-    char q[TEXT_QUOTE_MAX];
+    char q[TEXT_QUOTE_MAX], field[32];
 
     if (!node->name)
         return fields_refuse_missing(r, obj, p, NODE_NAME, &node_fields[NODE_NAME], "this node");
@@ -110,11 +109,12 @@ static int check_node(struct reader *r, const struct hujson *obj, const struct p
         return fields_refuse_missing(r, obj, p, NODE_HOST_NAME, &node_fields[NODE_HOST_NAME], owner);
     if (node->derp_port < 0 || node->derp_port > 65535)
         return fields_refuse(r, p->v[NODE_DERP_PORT]->start,
-                             "DERPPort %d is out of range (1 to 65535; 0 or none is 443)", node->derp_port);
+                             "%s %d is out of range (1 to 65535; 0 or none is 443)",
+                             fields_spelled(r, "DERPPort", field), node->derp_port);
     if (node->stun_port < -1 || node->stun_port > 65535)
         return fields_refuse(r, p->v[NODE_STUN_PORT]->start,
-                             "STUNPort %d is out of range (1 to 65535; 0 or none is 3478, -1 is off)",
-                             node->stun_port);
+                             "%s %d is out of range (1 to 65535; 0 or none is 3478, -1 is off)",
+                             fields_spelled(r, "STUNPort", field), node->stun_port);
     return check_host(r, p->v[NODE_HOST_NAME], node->host_name);
 }
 

@@ -58,17 +58,27 @@ static int fail_memory(struct loader *l, size_t off)
     return text_fail(l->err, 0, 0, "out of memory");
 }
 
+/* libyaml's own words; it places errors at the end of the file in the line behind it. */
 static int fail_yaml(struct loader *l)
 {
     const yaml_parser_t *y = &l->yaml;
+    const yaml_mark_t *mark = &y->problem_mark;
     char msg[160];
+    int line, col;
 
     if (y->error == YAML_MEMORY_ERROR)
         return text_fail(l->err, 0, 0, "out of memory");
-    snprintf(msg, sizeof msg, "%s", y->problem ? y->problem : "malformed YAML");
+    snprintf(msg, sizeof msg, "%s%s%s%s", y->problem ? y->problem : "malformed YAML", y->context ? " (" : "",
+             y->context ? y->context : "", y->context ? ")" : "");
     if (y->error == YAML_READER_ERROR)
         return fail_at(l, y->problem_offset, msg);
-    return text_fail(l->err, (int)y->problem_mark.line + 1, (int)y->problem_mark.column + 1, "%s", msg);
+    size_t off = byte_offset(l, mark);
+    if (l->chars == mark->index && off < l->n && l->text[off] == '\t')
+        return fail_at(l, off, "a tab: YAML indents with spaces only");
+    text_position(l->text, l->n, l->n, &line, &col);
+    if (mark->line >= (size_t)line)
+        return text_fail(l->err, line, col, "%s", msg);
+    return text_fail(l->err, (int)mark->line + 1, (int)mark->column + 1, "%s", msg);
 }
 
 /* [+-]digits[.digits][e[+-]digits], without leading zeros. */
