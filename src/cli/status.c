@@ -271,7 +271,7 @@ int cli_status(int argc, char **argv)
         print_help();
         return CLI_OK;
     }
-    if (cli_flags("status", flags, sizeof(flags) / sizeof(flags[0]), argc, argv, NULL, 0) < 0)
+    if (cli_flags(flags, sizeof(flags) / sizeof(flags[0]), argc, argv, NULL, 0) < 0)
         return CLI_USAGE;
     if (!admin)
         admin = cli_setting("admin");
