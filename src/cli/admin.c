@@ -193,7 +193,9 @@ const char *admin_span(char buf[static 32], double s)
         snprintf(buf, 32, "%ld min", n / 60);
     else if (n < 86400)
         snprintf(buf, 32, "%ld h %ld min", n / 3600, n / 60 % 60);
-    else
+    else if (n < 60 * 86400L)
         snprintf(buf, 32, "%ld d %ld h", n / 86400, n / 3600 % 24);
+    else
+        snprintf(buf, 32, "%ld d", n / 86400);
     return buf;
 }

@@ -25,7 +25,7 @@ int cli_check(int argc, char **argv)
         cli_settings_help();
         return CLI_OK;
     }
-    struct config *c = config_load(argc, argv, environ, err, sizeof(err), &usage);
+    struct config *c = config_load(argc - 1, argv + 1, environ, err, sizeof(err), &usage);
     if (!c && usage) {
         fprintf(stderr, "derpmesh check: %s\n", err);
         return CLI_USAGE;

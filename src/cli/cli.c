@@ -39,8 +39,8 @@ static int command_unknown(const struct cli_command *commands, size_t n, const c
     for (size_t i = 0; i < n && i < NAMES_MAX; i++)
         names[i] = commands[i].name;
     const char *near = suggest_nearest(name, names, n < NAMES_MAX ? n : NAMES_MAX);
-    fprintf(stderr, "derpmesh: unknown command \"%s\"%s%s%s; derpmesh --help lists them\n", name,
-            near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
+    fprintf(stderr, "derpmesh: unknown command \"%s\"%s%s%s\n", name, near ? ", did you mean " : "",
+            near ? near : "; derpmesh --help lists them", near ? "?" : "");
     return CLI_USAGE;
 }
 
@@ -56,7 +56,7 @@ static int flush_stdout(int code)
 int cli_dispatch(const struct cli_command *commands, size_t n, int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
-    char help[] = "--help", *help_argv[] = {help, NULL};
+    char help[] = "--help";
 
     if (argc < 2) {
         commands_help(stderr, commands, n);
@@ -69,19 +69,20 @@ int cli_dispatch(const struct cli_command *commands, size_t n, int argc, char **
         commands_help(stdout, commands, n);
         return flush_stdout(CLI_OK);
     }
-    if (help_command) /* "help serve" is "serve --help" */
+    if (help_command)
         name = argv[2];
     const struct cli_command *c = command_find(commands, n, name);
     if (!c)
         return command_unknown(commands, n, name);
-    return flush_stdout(help_command ? c->run(1, help_argv) : c->run(argc - 2, argv + 2));
+    char *help_argv[] = {argv[help_command ? 2 : 1], help, NULL}; /* "help serve" is "serve --help" */
+    return flush_stdout(help_command ? c->run(2, help_argv) : c->run(argc - 1, argv + 1));
 }
 
 /* ---- flags ---- */
 
 bool cli_help_asked(int argc, char **argv)
 {
-    for (int i = 0; i < argc; i++)
+    for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0)
             return true;
     return false;
@@ -126,15 +127,15 @@ static int flag_read(const char *command, const struct cli_flag *flags, size_t n
     return flag_unknown(command, flags, n, name);
 }
 
-int cli_flags(const char *command, const struct cli_flag *flags, size_t n, int argc, char **argv,
-              const char **operands, int max)
+int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv, const char **operands, int max)
 {
+    const char *command = argv[0];
     int count = 0;
 
     for (size_t i = 0; i < n; i++)
         if (flags[i].value)
             *flags[i].value = NULL;
-    for (int at = 0; at < argc; at++) {
+    for (int at = 1; at < argc; at++) {
         if (argv[at][0] == '-' && argv[at][1]) {
             if (flag_read(command, flags, n, argc, argv, &at))
                 return -1;
@@ -158,12 +159,12 @@ static void on_key_help(void *ctx, const char *key, const char *def, const char 
     snprintf(flag, sizeof(flag), "--%s", key);
     for (char *s = flag; *s; s++)
         *s = *s == '_' ? '-' : *s;
-    printf("  %-18s %s (%s)\n", flag, meaning, def);
+    printf("  %-18s %s [%s]\n", flag, meaning, def);
 }
 
 void cli_settings_help(void)
 {
-    printf("  %-18s %s\n", "--config", "YAML file of these settings (/etc/derpmesh/derpmesh.yaml if there)");
+    printf("  %-18s %s\n", "--config", "YAML file of these settings [/etc/derpmesh/derpmesh.yaml if there]");
     config_keys(on_key_help, NULL);
     printf("\nEach is also a key of the YAML file (key_file for --key-file) and a variable\n"
            "(DERPMESH_KEY_FILE).  A flag wins over a variable, a variable over the file.\n");

@@ -1,6 +1,6 @@
 /* The subcommands of the program, and what they share.
  *
- * argv is what stands behind the subcommand's name (argv[0] is its first argument).  Answers go to standard output,
+ * argv[0] is the subcommand's name, its arguments follow.  Answers go to standard output,
  * complaints to standard error, beginning with "derpmesh COMMAND: ". */
 #ifndef DERPMESH_CLI_CLI_H
 #define DERPMESH_CLI_CLI_H
@@ -42,9 +42,9 @@ struct cli_flag {
     bool *on;
     const char **value;
 };
-/* Sorts the arguments into flags and at most max operands; a lone "-" is an operand.  How many operands there are;
+/* Sorts the arguments (argv[1] and on) into flags and at most max operands; a lone "-" is an operand.  How many operands there are;
  * -1 after a complaint (CLI_USAGE). */
-int cli_flags(const char *command, const struct cli_flag *flags, size_t n, int argc, char **argv,
+int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv,
               const char **operands, int max);
 
 /* The table of settings that serve and check take, for --help. */

@@ -93,7 +93,7 @@ int cli_keygen(int argc, char **argv)
             "FILE - is standard output.  A file that is there already is never overwritten (exit code 1).\n");
         return CLI_OK;
     }
-    int n = cli_flags("keygen", NULL, 0, argc, argv, operands, 2);
+    int n = cli_flags(NULL, 0, argc, argv, operands, 2);
     bool node = n > 0 && strcmp(operands[0], "node") == 0;
     if (n < 1 || (!node && strcmp(operands[0], "mesh") != 0)) {
         if (n >= 0)

@@ -18,13 +18,13 @@ int cli_serve(int argc, char **argv)
         cli_settings_help();
         return CLI_OK;
     }
-    struct config *c = config_load(argc, argv, environ, err, sizeof(err), &usage);
+    struct config *c = config_load(argc - 1, argv + 1, environ, err, sizeof(err), &usage);
     if (!c) {
         fprintf(stderr, "derpmesh serve: %s\n", err);
         return usage ? CLI_USAGE : CLI_FAILED;
     }
     log_setup(c->log_level, c->log_format);
-    if (server_run(c, argc, argv, environ, err, sizeof(err)) < 0) { /* c is the server's now */
+    if (server_run(c, argc - 1, argv + 1, environ, err, sizeof(err)) < 0) { /* c is the server's now */
         fprintf(stderr, "derpmesh serve: %s\n", err);
         return CLI_FAILED;
     }

@@ -59,19 +59,29 @@ static void print_row(const char *label, const char *text)
     printf("\n");
 }
 
+/* The first max characters of text; returns how many there were. */
+static int print_start(const char *text, int max)
+{
+    char cut[256];
+    size_t n = 0;
+    int chars = 0;
+
+    for (; text[n] && n + 1 < sizeof(cut); n++) {
+        bool starts = ((unsigned char)text[n] & 0xc0) != 0x80;
+        if (starts && chars == max)
+            break;
+        chars += starts;
+    }
+    memcpy(cut, text, n);
+    cut[n] = 0;
+    admin_print(cut);
+    return chars;
+}
+
 /* Text in a column of this width: longer is cut. */
 static void print_column(const char *text, int width)
 {
-    char cut[64];
-
-    size_t n = strlen(text);
-    if (n > (size_t)width)
-        for (n = (size_t)width;
-             n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80;) /* not within a character */
-            n--;
-    snprintf(cut, sizeof(cut), "%.*s", (int)n, text);
-    admin_print(cut);
-    printf("%*s", width + 2 - (int)strlen(cut), "");
+    printf("%*s", width + 2 - print_start(text, width), "");
 }
 
 /* " (in 12 d 3 h)" for a time as "2036-01-01T00:00:00Z". */
@@ -145,7 +155,7 @@ static void print_node(const json_t *s)
         printf("  %-12s ", "map");
         admin_print(admin_str(map, "file", "?"));
         printf(", %.0f regions, %.0f nodes, hash ", admin_num(map, "regions", 0), admin_num(map, "nodes", 0));
-        print_column(admin_str(map, "hash", "?"), 12);
+        print_start(admin_str(map, "hash", "?"), 12);
         printf("\n");
     }
     if (json_is_object(clients))
@@ -271,7 +281,7 @@ int cli_status(int argc, char **argv)
         print_help();
         return CLI_OK;
     }
-    if (cli_flags("status", flags, sizeof(flags) / sizeof(flags[0]), argc, argv, NULL, 0) < 0)
+    if (cli_flags(flags, sizeof(flags) / sizeof(flags[0]), argc, argv, NULL, 0) < 0)
         return CLI_USAGE;
     if (!admin)
         admin = cli_setting("admin");

@@ -32,7 +32,7 @@ int cli_version(int argc, char **argv)
         printf("usage: derpmesh version\n");
         return CLI_OK;
     }
-    if (cli_flags("version", NULL, 0, argc, argv, NULL, 0) < 0)
+    if (cli_flags(NULL, 0, argc, argv, NULL, 0) < 0)
         return CLI_USAGE;
     printf("derpmesh %s\n", DERPMESH_VERSION);
     for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++)

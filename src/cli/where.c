@@ -92,7 +92,7 @@ int cli_where(int argc, char **argv)
         print_help();
         return CLI_OK;
     }
-    int n = cli_flags("where", flags, sizeof(flags) / sizeof(flags[0]), argc, argv, &operand, 1);
+    int n = cli_flags(flags, sizeof(flags) / sizeof(flags[0]), argc, argv, &operand, 1);
     if (n < 0)
         return CLI_USAGE;
     /* The digits alone will do. */

@@ -488,6 +488,7 @@ static void test_suggestions(void **state)
     assert_string_equal(suggest_nearest("STATUS", names, 4), "status");
     assert_string_equal(suggest_nearest("were", names, 4), "where");
     assert_null(suggest_nearest("xyzzy", names, 4));
+    assert_null(suggest_nearest("stop", names, 4)); /* some letters of "status" are not enough */
     assert_null(suggest_nearest("", names, 4));
     assert_null(suggest_nearest("serve", names, 0));
     assert_null(suggest_nearest(long_word, names, 4));

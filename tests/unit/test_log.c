@@ -99,6 +99,21 @@ static void test_one_line_stays_one(void **state)
     assert_string_equal(capture_end(&c), "info http path=a?error http forged??[2J??????z\n");
 }
 
+/* Nobody reads: the line is lost, its caller's errno is not. */
+static void test_closed_standard_error(void **state)
+{
+    int saved = dup(STDERR_FILENO);
+
+    (void)state;
+    text_without_time(LOG_INFO);
+    close(STDERR_FILENO);
+    errno = ENOSPC;
+    log_info("disk", "full");
+    assert_int_equal(errno, ENOSPC);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+}
+
 static void test_long_message_is_cut(void **state)
 {
     char *big = malloc(20001);
@@ -268,6 +283,7 @@ int main(void)
         cmocka_unit_test(test_level),
         cmocka_unit_test(test_time_outside_systemd),
         cmocka_unit_test(test_one_line_stays_one),
+        cmocka_unit_test(test_closed_standard_error),
         cmocka_unit_test(test_long_message_is_cut),
         cmocka_unit_test(test_json_line),
         cmocka_unit_test(test_json_of_anything),
