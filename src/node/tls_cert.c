@@ -261,7 +261,8 @@ void tls_pair_free(struct tls_pair *pair)
 }
 
 /* As Go makes it for derper's template: v3, critical empty BasicConstraints (macOS wants them where subject and issuer are
- * the same), dates because Windows wants them; no other extension. */
+ * the same), dates because Windows wants them; no other extension.  The CN is longer than X.509's 64 characters: given as
+ * MBSTRING_ASC OpenSSL would refuse it. */
 static int fill_metacert(X509 *cert, EVP_PKEY *key, const struct derp_key *node_key)
 {
     char cn[sizeof TLS_METACERT_PREFIX + 2 * KEY_LEN] = TLS_METACERT_PREFIX;
@@ -272,8 +273,8 @@ static int fill_metacert(X509 *cert, EVP_PKEY *key, const struct derp_key *node_
     wire_hex(cn + strlen(TLS_METACERT_PREFIX), node_key->b, KEY_LEN);
     ok = basic && X509_set_version(cert, X509_VERSION_3) &&
          ASN1_INTEGER_set(X509_get_serialNumber(cert), DERP_PROTOCOL_VERSION) &&
-         X509_NAME_add_entry_by_NID(name, NID_commonName, MBSTRING_ASC, (const unsigned char *)cn, -1, -1,
-                                    0) &&
+         X509_NAME_add_entry_by_NID(name, NID_commonName, V_ASN1_PRINTABLESTRING, (const unsigned char *)cn,
+                                    -1, -1, 0) &&
          X509_set_issuer_name(cert, name) &&
          X509_time_adj_ex(X509_getm_notBefore(cert), -METACERT_DAYS, 0, NULL) &&
          X509_time_adj_ex(X509_getm_notAfter(cert), METACERT_DAYS, 0, NULL) && X509_set_pubkey(cert, key) &&
@@ -327,13 +328,13 @@ void tls_cert_pin(const X509 *cert, char pin[static TLS_PIN_LEN + 1])
     wire_hex(pin, digest, sizeof digest);
 }
 
-/* A name of a stranger's certificate is shown to people: visible ASCII only. */
-static void copy_visible(char *out, size_t out_len, const unsigned char *p, int n)
+/* A name of a stranger's certificate is shown to people: visible ASCII only, from the character least on. */
+static void copy_visible(char *out, size_t out_len, const unsigned char *p, int n, unsigned char least)
 {
     size_t i = 0;
 
     for (; n > 0 && i + 1 < out_len && i < (size_t)n; i++)
-        out[i] = p[i] > ' ' && p[i] < 0x7f ? (char)p[i] : '?';
+        out[i] = p[i] >= least && p[i] < 0x7f ? (char)p[i] : '?';
     out[i] = '\0';
 }
 
@@ -342,7 +343,7 @@ void tls_cert_cn(const X509_NAME *name, char *out, size_t out_len)
     int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
     const ASN1_STRING *s = at < 0 ? NULL : X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at));
 
-    copy_visible(out, out_len, s ? ASN1_STRING_get0_data(s) : NULL, s ? ASN1_STRING_length(s) : 0);
+    copy_visible(out, out_len, s ? ASN1_STRING_get0_data(s) : NULL, s ? ASN1_STRING_length(s) : 0, ' ');
 }
 
 static void general_name(const GENERAL_NAME *gn, char *out, size_t out_len)
@@ -358,7 +359,7 @@ static void general_name(const GENERAL_NAME *gn, char *out, size_t out_len)
         n = ASN1_STRING_length(s);
     }
     if (type == GEN_DNS)
-        copy_visible(out, out_len, p, n);
+        copy_visible(out, out_len, p, n, '!');
     else if (type == GEN_IPADD && (n == 4 || n == 16))
         inet_ntop(n == 4 ? AF_INET : AF_INET6, p, out, (socklen_t)out_len);
 }

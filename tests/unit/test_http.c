@@ -29,8 +29,7 @@
 #define BOGUS                                                                                                \
     "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n"                         \
     "X-Content-Type-Options: nosniff\r\nContent-Length: 19\r\n\r\nbogus probe method\n"
-#define ROBOTS                                                                                               \
-    "HTTP/1.1 200 OK\r\n" CSP HSTS "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+#define ROBOTS "HTTP/1.1 200 OK\r\n" CSP HSTS "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
 
 static struct http_reply out;
 
@@ -130,7 +129,8 @@ static void no_login_on_other_paths_or_with_a_body(void **state)
     starts(ask("GET /derp HTTP/1.1\r\n" H "Upgrade: DERP\r\nContent-Length: 3\r\n\r\n"), "HTTP/1.1 400 ");
     assert_int_equal(out.action, HTTP_REPLY);
     assert_true(out.close);
-    starts(ask("GET /derp HTTP/1.1\r\n" H "Upgrade: DERP\r\nTransfer-Encoding: chunked\r\n\r\n"), "HTTP/1.1 400 ");
+    starts(ask("GET /derp HTTP/1.1\r\n" H "Upgrade: DERP\r\nTransfer-Encoding: chunked\r\n\r\n"),
+           "HTTP/1.1 400 ");
     assert_int_equal(out.action, HTTP_REPLY);
 }
 
@@ -187,10 +187,11 @@ static void challenge(void **state)
                         NOCACHE "X-Tailscale-Response: response aB0.:_-\r\n\r\n");
     assert_string_equal(ask("GET /generate_204 HTTP/1.1\r\n" H "X-Tailscale-Challenge: a b\r\n\r\n"),
                         NOCACHE "\r\n");
-    assert_string_equal(ask("GET /generate_204 HTTP/1.1\r\n" H "X-Tailscale-Challenge:\r\n\r\n"), NOCACHE "\r\n");
+    assert_string_equal(ask("GET /generate_204 HTTP/1.1\r\n" H "X-Tailscale-Challenge:\r\n\r\n"),
+                        NOCACHE "\r\n");
     for (int n = 64; n <= 65; n++) {
-        snprintf(request, sizeof request, "GET /generate_204 HTTP/1.1\r\n" H "X-Tailscale-Challenge: %0*d\r\n\r\n", n,
-                 0);
+        snprintf(request, sizeof request,
+                 "GET /generate_204 HTTP/1.1\r\n" H "X-Tailscale-Challenge: %0*d\r\n\r\n", n, 0);
         assert_int_equal(strstr(ask(request), "X-Tailscale-Response: response 000") != NULL, n == 64);
     }
 }
@@ -214,9 +215,10 @@ static void home_and_robots(void **state)
     assert_string_equal(ask("GET /robots.txt HTTP/1.1\r\n" H "\r\n"),
                         ROBOTS "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 26\r\n\r\n"
                                "User-agent: *\nDisallow: /\n");
-    assert_string_equal(ask("GET /bootstrap-dns HTTP/1.1\r\n" H "\r\n"),
-                        "HTTP/1.1 200 OK\r\n" CSP "Content-Type: application/json\r\n" HSTS
-                        "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nContent-Length: 0\r\n\r\n");
+    assert_string_equal(
+        ask("GET /bootstrap-dns HTTP/1.1\r\n" H "\r\n"),
+        "HTTP/1.1 200 OK\r\n" CSP "Content-Type: application/json\r\n" HSTS
+        "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nContent-Length: 0\r\n\r\n");
 }
 
 static void debug_is_elsewhere(void **state)
@@ -263,9 +265,11 @@ static void port_80(void **state)
 {
     (void)state;
     assert_string_equal(ask80("GET /generate_204 HTTP/1.1\r\n" H "\r\n", "relay.example"), NOCACHE "\r\n");
-    starts(ask80("GET /derp/probe?a=b HTTP/1.1\r\nHost: foo\r\n\r\n", "relay.example"), "HTTP/1.1 302 Found\r\n");
+    starts(ask80("GET /derp/probe?a=b HTTP/1.1\r\nHost: foo\r\n\r\n", "relay.example"),
+           "HTTP/1.1 302 Found\r\n");
     has(out.text, "\r\nLocation: https://relay.example/derp/probe?a=b\r\n");
-    has(ask80("HEAD / HTTP/1.1\r\n" H "\r\n", "relay.example:8443"), "\r\nLocation: https://relay.example:8443/\r\n");
+    has(ask80("HEAD / HTTP/1.1\r\n" H "\r\n", "relay.example:8443"),
+        "\r\nLocation: https://relay.example:8443/\r\n");
     assert_non_null(strstr(out.text, "\r\n\r\n"));
     assert_string_equal(strstr(out.text, "\r\n\r\n"), "\r\n\r\n");
     has(ask80("GET / HTTP/1.1\r\n" H "\r\n", "2001:db8::1"), "\r\nLocation: https://[2001:db8::1]/\r\n");
@@ -289,9 +293,11 @@ static void redirects_are_harmless(void **state)
     starts(ask80("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", NULL), "HTTP/1.1 400 ");
     starts(ask80("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", NULL), "HTTP/1.1 400 ");
     starts(ask80("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", NULL), "HTTP/1.1 400 ");
-    has(ask80("GET //evil.example/ HTTP/1.1\r\n" H "\r\n", "r"), "\r\nLocation: https://r//evil.example/\r\n");
+    has(ask80("GET //evil.example/ HTTP/1.1\r\n" H "\r\n", "r"),
+        "\r\nLocation: https://r//evil.example/\r\n");
     has(ask80("GET http://other/x HTTP/1.1\r\n" H "\r\n", "r"), "\r\nLocation: https://r/x\r\n");
-    has(ask80("GET /\"<b>\xc3\xa4' HTTP/1.1\r\n" H "\r\n", "r"), "\r\nLocation: https://r/%22%3Cb%3E%C3%A4'\r\n");
+    has(ask80("GET /\"<b>\xc3\xa4' HTTP/1.1\r\n" H "\r\n", "r"),
+        "\r\nLocation: https://r/%22%3Cb%3E%C3%A4'\r\n");
     snprintf(request, sizeof request, "GET /%07500d HTTP/1.1\r\n" H "\r\n", 0);
     starts(ask80(request, "r"), "HTTP/1.1 414 ");
     snprintf(request, sizeof request, "GET /%07000d HTTP/1.1\r\n" H "\r\n", 0);

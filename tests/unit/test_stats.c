@@ -24,7 +24,7 @@ static void names_are_usable(void **state)
             assert_string_not_equal(info->name, stats_info(j)->name);
     }
     assert_string_equal(stats_info(STAT_N)->name, "unnamed");
-    assert_string_equal(stats_info((enum stat_id)-1)->name, "unnamed");
+    assert_string_equal(stats_info((enum stat_id) - 1)->name, "unnamed");
 }
 
 static void gauges(void **state)

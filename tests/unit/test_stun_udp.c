@@ -60,7 +60,8 @@ static struct fixture *start(const char *ip, int reuseport)
     else
         uv_ip4_addr(ip, 0, (struct sockaddr_in *)&f->addr);
     assert_int_equal(uv_loop_init(&f->loop), 0);
-    assert_int_equal(stun_udp_start(&f->stun, &f->loop, (struct sockaddr *)&f->addr, reuseport, &f->stats), 0);
+    assert_int_equal(stun_udp_start(&f->stun, &f->loop, (struct sockaddr *)&f->addr, reuseport, &f->stats),
+                     0);
     assert_int_equal(uv_udp_getsockname(&f->stun.udp, (struct sockaddr *)&f->addr, &len), 0);
     return f;
 }
@@ -91,10 +92,11 @@ static int client(const struct fixture *f, const char *ip, struct stun_addr *sel
         uv_ip4_addr(ip, 0, (struct sockaddr_in *)&me);
         uv_ip4_addr("127.0.0.1", port, (struct sockaddr_in *)&to);
     }
-    assert_int_equal(bind(fd, (struct sockaddr *)&me, v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)),
-                     0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&to, v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)),
-                     0);
+    assert_int_equal(
+        bind(fd, (struct sockaddr *)&me, v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)), 0);
+    assert_int_equal(
+        connect(fd, (struct sockaddr *)&to, v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)),
+        0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&me, &len), 0);
     memset(self, 0, sizeof *self);
     self->ip_len = v6 ? 16 : 4;

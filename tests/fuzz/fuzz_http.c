@@ -1,0 +1,59 @@
+/* The pages over arbitrary heads: every reply fits, is HTTP itself, and says its own length.
+ *
+ * Input: a byte that picks port and site, then the head. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "node/http.h"
+
+static void check_page(const struct http_reply *r, bool head_only)
+{
+    struct http1_head h;
+    int n = http1_parse_response(&h, r->text, r->len);
+
+    if (n <= 0 || h.status < 101 || (r->action == HTTP_REPLY) != (h.status != 101))
+        abort();
+    if (h.status == 101 || h.status == 204 || head_only) {
+        if ((size_t)n != r->len)
+            abort();
+        return;
+    }
+    if (http1_find(&h, "Content-Length") && http1_content_length(&h) != (long)(r->len - (size_t)n))
+        abort();
+    if (!http1_find(&h, "Content-Length") && !r->close)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char *const hosts[] = {NULL, "relay.example", "2001:db8::1", "relay.example:8443"};
+    static struct http_reply reply;
+    struct http_site site = {"7ee654cd2cc693c191f2574d397631772d5a2f6b0d355440c07aa33b51254721", NULL, false};
+    struct http1_head req;
+    int n;
+
+    if (size < 1)
+        return 0;
+    site.host = hosts[data[0] & 3];
+    site.mesh = data[0] & 4;
+    n = http1_parse_request(&req, (const char *)data + 1, size - 1);
+    if (n == 0)
+        return 0;
+    memset(&reply, 0xa5, sizeof reply);
+    if (n < 0) {
+        http_bad(&reply, n);
+        check_page(&reply, false);
+        return 0;
+    }
+    http_answer(&reply, &req, (enum http_port)((data[0] >> 3) % 3), &site);
+    if (reply.len >= sizeof reply.text)
+        abort();
+    if (reply.fast_start) {
+        if (reply.action != HTTP_DERP || reply.len != 0)
+            abort();
+        return 0;
+    }
+    check_page(&reply, http1_is(req.method, "HEAD"));
+    return 0;
+}

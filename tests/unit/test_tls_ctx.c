@@ -1,0 +1,541 @@
+/* What a node serves TLS with: files found, made and refused; real handshakes in memory. */
+#include "tls_fixture.h"
+
+#include <time.h>
+
+static char err[1024], warn[1024];
+
+static struct tls_server *load(const char *dir, const char *host, const char *cert_name, bool may_make)
+{
+    struct tls_server_params p = {dir, host, cert_name, may_make, test_key()};
+
+    memset(err, 'x', sizeof err);
+    memset(warn, 'x', sizeof warn);
+    return tls_server_load(&p, err, sizeof err, warn, sizeof warn);
+}
+
+/* Writes a pair as derper has it, and loads it for host. */
+static struct tls_server *load_pair(const char *dir, const struct made *crt, const struct made *key,
+                                    const char *host, const char *cert_name)
+{
+    write_certs(dir, "relay.example.crt", crt->cert, NULL);
+    write_key(dir, "relay.example.key", key->key);
+    return load(dir, host, cert_name, true);
+}
+
+static void refused(struct tls_server *t, const char *because)
+{
+    if (t)
+        fail_msg("accepted, wanted: %s", because);
+    has(err, because);
+}
+
+static struct ends meet(struct tls_server *t, SSL_CTX *client)
+{
+    struct ends e = {SSL_new(t->ctx), SSL_new(client)};
+
+    assert_non_null(e.server);
+    assert_non_null(e.client);
+    return e;
+}
+
+static void makes_a_pair_for_an_address(void **state)
+{
+    char *dir = temp_dir(), sub[128], path[256], pin[65];
+    struct tls_server *t;
+    struct stat st;
+
+    (void)state;
+    snprintf(sub, sizeof sub, "%s/state/certs", dir); /* directories are made too */
+    t = load(sub, "2001:db8::1", NULL, true);
+    if (!t)
+        fail_msg("%s", err);
+    assert_true(t->made);
+    assert_string_equal(t->names, "2001:db8::1");
+    snprintf(path, sizeof path, "%s/2001db81.crt", sub);
+    assert_string_equal(t->file, path);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0644);
+    snprintf(path, sizeof path, "%s/2001db81.key", sub);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_true(t->not_before <= time(NULL));
+    assert_int_equal((t->not_after - t->not_before) / 86400, 3653);
+    has(warn, "\"CertName\": \"sha256-raw:");
+    has(warn, t->pin);
+    memcpy(pin, t->pin, sizeof pin);
+    tls_server_unref(t);
+    snprintf(path, sizeof path, "ls -A '%s' | wc -l | grep -qx 2", sub); /* no temporary file stays */
+    assert_int_equal(system(path), 0);
+
+    /* The same from now on, whether the map pins it or not. */
+    snprintf(path, sizeof path, "sha256-raw:%s", pin);
+    t = load(sub, "2001:db8::1", path, true);
+    if (!t)
+        fail_msg("%s", err);
+    assert_false(t->made);
+    assert_string_equal(t->pin, pin);
+    assert_string_equal(warn, "");
+    tls_server_unref(t);
+    remove_dir(dir);
+}
+
+static void makes_nothing_unasked(void **state)
+{
+    char *dir = temp_dir(), path[256];
+
+    (void)state;
+    refused(load(dir, "192.0.2.7", NULL, false), "no certificate for 192.0.2.7");
+    refused(load(dir, "relay.example", NULL, true), "no certificate for relay.example: put");
+    has(err, "/relay.example.crt");
+    has(err, "live/relay.example/");
+    refused(load(dir, "192.0.2.7", "sha256-raw:00", true), "the derpMap pins a certificate for 192.0.2.7");
+    refused(load(dir, "..", NULL, true), "gives no name");
+    refused(load(dir, "", NULL, true), "gives no name");
+    refused(load(dir, "/_/", NULL, true), "gives no name");
+    assert_int_equal(rmdir(dir), 0);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    write_text(dir, "file", "x");
+    snprintf(path, sizeof path, "%s/file/certs", dir);
+    refused(load(path, "192.0.2.7", NULL, true), "cannot write ");
+    remove_dir(dir);
+}
+
+static void half_a_pair(void **state)
+{
+    char *dir = temp_dir(), path[256];
+    struct made m = make_for("IP:192.0.2.7", NULL);
+
+    (void)state;
+    write_certs(dir, "192.0.2.7.crt", m.cert, NULL);
+    refused(load(dir, "192.0.2.7", NULL, true), "192.0.2.7.key is missing");
+    snprintf(path, sizeof path, "%s/192.0.2.7.crt", dir);
+    assert_int_equal(unlink(path), 0);
+    write_key(dir, "192.0.2.7.key", m.key);
+    refused(load(dir, "192.0.2.7", NULL, true), "192.0.2.7.crt is missing");
+    assert_int_equal(access(path, F_OK), -1);
+    unmake(&m);
+    remove_dir(dir);
+}
+
+static void damaged_files(void **state)
+{
+    char *dir = temp_dir(), text[8192];
+    struct made a = make_for("DNS:relay.example", NULL), b = make_for("DNS:relay.example", NULL);
+    FILE *f;
+
+    (void)state;
+    refused(load_pair(dir, &a, &b, "relay.example", NULL), "they are of different pairs");
+    write_text(dir, "relay.example.key", "no key\n");
+    refused(load(dir, "relay.example", NULL, true), "relay.example.key holds no private key");
+    write_text(dir, "relay.example.crt", "");
+    refused(load(dir, "relay.example", NULL, true), "relay.example.crt holds no certificate");
+    write_certs(dir, "relay.example.crt", a.cert, NULL);
+    snprintf(text, sizeof text, "%s/relay.example.crt", dir);
+    f = fopen(text, "a");
+    fputs("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", f);
+    fclose(f);
+    refused(load(dir, "relay.example", NULL, true), "certificate 2 in ");
+
+    write_certs(dir, "relay.example.crt", a.cert, NULL);
+    snprintf(text, sizeof text, "%s/relay.example.key", dir);
+    f = fopen(text, "w");
+    assert_true(
+        PEM_write_PrivateKey(f, a.key, EVP_aes_128_cbc(), (const unsigned char *)"pw", 2, NULL, NULL));
+    fclose(f);
+    refused(load(dir, "relay.example", NULL, true), "has a password");
+    assert_int_equal(unlink(text), 0);
+    assert_int_equal(mkdir(text, 0700), 0);
+    refused(load(dir, "relay.example", NULL, true), "relay.example.key is no file");
+    unmake(&a);
+    unmake(&b);
+    remove_dir(dir);
+}
+
+static void dates(void **state)
+{
+    static const struct {
+        int from, to;
+        const char *error, *warning;
+    } cases[] = {
+        {-30, -1, "relay.example.crt expired on 20", NULL},
+        {1, 30, "relay.example.crt is not valid before 20", NULL},
+        {-30, 13, NULL, "relay.example.crt expires on 20"},
+        {-30, 15, NULL, NULL},
+    };
+    char *dir = temp_dir();
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct recipe r = {.san = "DNS:relay.example", .from_days = cases[i].from, .to_days = cases[i].to};
+        struct made m = make(r);
+        struct tls_server *t = load_pair(dir, &m, &m, "relay.example", NULL);
+
+        if (cases[i].error) {
+            refused(t, cases[i].error);
+        } else {
+            assert_non_null(t);
+            assert_int_equal(strstr(warn, "expires on") != NULL, cases[i].warning != NULL);
+        }
+        tls_server_unref(t);
+        unmake(&m);
+    }
+    remove_dir(dir);
+}
+
+static void names(void **state)
+{
+    static const struct {
+        const char *san, *cn, *host, *cert_name, *error;
+    } cases[] = {
+        {"DNS:relay.example", NULL, "relay.example", NULL, NULL},
+        {"DNS:a.b,DNS:relay.example", NULL, "relay.example", NULL, NULL},
+        {"DNS:*.relay.example", NULL, "a.relay.example", NULL, NULL},
+        {"DNS:RELAY.example", NULL, "relay.EXAMPLE", NULL, NULL},
+        {"DNS:a.b,IP:192.0.2.1", NULL, "relay.example", NULL,
+         "is a certificate for a.b 192.0.2.1, not for relay.example, which is the HostName"},
+        {"DNS:re*.relay.example", NULL, "red.relay.example", NULL, "not for red.relay.example"},
+        {"DNS:*.relay.example", NULL, "b.a.relay.example", NULL, "not for b.a.relay.example"},
+        {"DNS:*.relay.example", NULL, "relay.example", NULL, "not for relay.example"},
+        {NULL, "relay.example", "relay.example", NULL, "not for relay.example"}, /* Go ignores the CN */
+        {"DNS:front.example", NULL, "relay.example", "front.example", NULL},
+        {"DNS:relay.example", NULL, "relay.example", "front.example",
+         "not for front.example, which is the CertName"},
+        {"DNS:whatever", NULL, "192.0.2.7", NULL, NULL}, /* clients do not compare an address */
+        {"DNS:relay.example", NULL, "relay.example", "", NULL},
+    };
+    char *dir = temp_dir();
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct recipe r = {.cn = cases[i].cn, .san = cases[i].san, .from_days = -1, .to_days = 30};
+        struct made m = make(r);
+        char crt[64], key[64];
+        struct tls_server *t;
+
+        snprintf(crt, sizeof crt, "%s.crt", cases[i].host);
+        snprintf(key, sizeof key, "%s.key", cases[i].host);
+        write_certs(dir, crt, m.cert, NULL);
+        write_key(dir, key, m.key);
+        t = load(dir, cases[i].host, cases[i].cert_name, true);
+        if (cases[i].error)
+            refused(t, cases[i].error);
+        else if (!t)
+            fail_msg("%s", err);
+        tls_server_unref(t);
+        unmake(&m);
+    }
+    remove_dir(dir);
+}
+
+static void pins(void **state)
+{
+    char *dir = temp_dir(), cert_name[128], line[128];
+    struct made m = make_for("DNS:relay.example", NULL), other = make_for("DNS:relay.example", NULL);
+    struct tls_server *t;
+
+    (void)state;
+    snprintf(cert_name, sizeof cert_name, "sha256-raw:%s", pin_of(m.cert));
+    t = load_pair(dir, &m, &m, "relay.example", cert_name);
+    if (!t)
+        fail_msg("%s", err);
+    assert_string_equal(warn, "");
+    assert_string_equal(t->pin, pin_of(m.cert));
+    tls_server_unref(t);
+
+    for (char *p = cert_name + 11; *p; p++)
+        *p = (char)(*p >= 'a' ? *p - 32 : *p);
+    refused(load(dir, "relay.example", cert_name, true), "lower-case");
+
+    snprintf(cert_name, sizeof cert_name, "sha256-raw:%s", pin_of(other.cert));
+    refused(load(dir, "relay.example", cert_name, true), cert_name);
+    snprintf(line, sizeof line, "\"CertName\": \"sha256-raw:%s\"", pin_of(m.cert));
+    has(err, line);
+
+    /* With a pin and a DNS name clients compare the name too. */
+    write_certs(dir, "other.example.crt", m.cert, NULL);
+    write_key(dir, "other.example.key", m.key);
+    snprintf(cert_name, sizeof cert_name, "sha256-raw:%s", pin_of(m.cert));
+    refused(load(dir, "other.example", cert_name, true), "not for other.example");
+    unmake(&m);
+    unmake(&other);
+    remove_dir(dir);
+}
+
+static void certbots_layout(void **state)
+{
+    char *dir = temp_dir(), path[128];
+    struct made a = make_for("DNS:relay.example", NULL), b = make_for("DNS:relay.example", NULL);
+    struct tls_server *t;
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/live", dir);
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/live/relay.example", dir);
+    mkdir(path, 0700);
+    write_certs(path, "fullchain.pem", a.cert, NULL);
+    refused(load(dir, "relay.example", NULL, true), "privkey.pem is missing");
+    write_key(path, "privkey.pem", a.key);
+    t = load(dir, "relay.example", NULL, true);
+    if (!t)
+        fail_msg("%s", err);
+    assert_string_equal(t->pin, pin_of(a.cert));
+    has(t->file, "/live/relay.example/fullchain.pem");
+    tls_server_unref(t);
+
+    snprintf(path, sizeof path, "%s/live", dir); /* cert_dir: /etc/letsencrypt/live */
+    t = load(path, "relay.example", NULL, true);
+    if (!t)
+        fail_msg("%s", err);
+    tls_server_unref(t);
+
+    t = load_pair(dir, &b, &b, "relay.example", NULL); /* derper's layout comes first */
+    assert_non_null(t);
+    assert_string_equal(t->pin, pin_of(b.cert));
+    tls_server_unref(t);
+    unmake(&a);
+    unmake(&b);
+    remove_dir(dir);
+}
+
+static void doubts_are_said(void **state)
+{
+    char *dir = temp_dir(), path[128];
+    struct made ca = make((struct recipe){.cn = "Test CA", .from_days = -1, .to_days = 99, .ca = true});
+    struct made m = make_for("DNS:relay.example", &ca);
+    struct tls_server *t = load_pair(dir, &m, &m, "relay.example", NULL);
+
+    (void)state;
+    assert_non_null(t);
+    has(warn, "no intermediate");
+    tls_server_unref(t);
+
+    write_certs(dir, "relay.example.crt", m.cert, ca.cert);
+    snprintf(path, sizeof path, "%s/relay.example.key", dir);
+    chmod(path, 0644);
+    t = load(dir, "relay.example", NULL, true);
+    assert_non_null(t);
+    assert_null(strstr(warn, "no intermediate"));
+    has(warn, "chmod 0640");
+    tls_server_unref(t);
+    unmake(&m);
+    unmake(&ca);
+    remove_dir(dir);
+}
+
+static void is_the_metacert(X509 *cert)
+{
+    char cn[128];
+    time_t from, to, now = time(NULL);
+    struct tm tm;
+    BASIC_CONSTRAINTS *basic;
+    int critical;
+
+    X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, cn, sizeof cn);
+    assert_string_equal(cn, "derpkeya0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf");
+    assert_int_equal(X509_NAME_entry_count(X509_get_subject_name(cert)), 1);
+    assert_int_equal(X509_NAME_cmp(X509_get_subject_name(cert), X509_get_issuer_name(cert)), 0);
+    assert_int_equal(ASN1_INTEGER_get(X509_get0_serialNumber(cert)), 2);
+    assert_int_equal(X509_get_version(cert), X509_VERSION_3);
+    assert_int_equal(EVP_PKEY_id(X509_get0_pubkey(cert)), EVP_PKEY_ED25519);
+    assert_int_equal(X509_verify(cert, X509_get0_pubkey(cert)), 1);
+    ASN1_TIME_to_tm(X509_get0_notBefore(cert), &tm);
+    from = timegm(&tm);
+    ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm);
+    to = timegm(&tm);
+    assert_int_equal(to - from, 60 * 86400);
+    assert_in_range(now - from, 29 * 86400, 31 * 86400);
+    assert_int_equal(X509_get_ext_count(cert), 1);
+    basic = X509_get_ext_d2i(cert, NID_basic_constraints, &critical, NULL);
+    assert_non_null(basic);
+    assert_int_equal(critical, 1);
+    assert_int_equal(basic->ca, 0);
+    BASIC_CONSTRAINTS_free(basic);
+}
+
+/* Leaf, intermediate, metacert, in both versions; with a pin the leaf and the metacert alone. */
+static void the_chain(void **state)
+{
+    char *dir = temp_dir(), cert_name[128];
+    struct made ca =
+        make((struct recipe){.cn = "Test CA", .from_days = -1, .to_days = 99, .ca = true, .rsa = true});
+    struct made m = make((struct recipe){
+        .san = "DNS:relay.example", .from_days = -1, .to_days = 99, .issuer = &ca, .rsa = true});
+    SSL_CTX *client = tls_client_ctx_new(err, sizeof err);
+
+    (void)state;
+    write_certs(dir, "relay.example.crt", m.cert, ca.cert);
+    write_key(dir, "relay.example.key", m.key);
+    snprintf(cert_name, sizeof cert_name, "sha256-raw:%s", pin_of(m.cert));
+    for (int i = 0; i < 4; i++) {
+        int version = i & 1 ? TLS1_3_VERSION : TLS1_2_VERSION, want = i & 2 ? 2 : 3;
+        struct tls_server *t = load(dir, "relay.example", i & 2 ? cert_name : NULL, false);
+        STACK_OF(X509) * chain;
+        struct derp_key key;
+        struct ends e;
+
+        if (!t)
+            fail_msg("%s", err);
+        assert_int_equal(strstr(warn, "only the first of 2") != NULL, (i & 2) != 0);
+        e = meet(t, client);
+        SSL_set_max_proto_version(e.client, version);
+        assert_true(shake(&e));
+        assert_int_equal(SSL_version(e.client), version);
+        chain = SSL_get_peer_cert_chain(e.client);
+        assert_int_equal(sk_X509_num(chain), want);
+        assert_int_equal(X509_cmp(sk_X509_value(chain, 0), m.cert), 0);
+        if (want == 3)
+            assert_int_equal(X509_cmp(sk_X509_value(chain, 1), ca.cert), 0);
+        is_the_metacert(sk_X509_value(chain, want - 1));
+        assert_int_equal(tls_peer_metacert(e.client, &key), 0);
+        assert_true(key_equal(&key, test_key()));
+        end(&e);
+        tls_server_unref(t);
+    }
+    SSL_CTX_free(client);
+    unmake(&m);
+    unmake(&ca);
+    remove_dir(dir);
+}
+
+/* One handshake with a client as the test likes it. */
+struct wish {
+    int max_version;
+    const char *ciphers_12, *ciphers_13, *alpn,
+        *cipher; /* cipher: the one that must come out; NULL: it must fail */
+    const char *alpn_got;
+};
+
+static void negotiation(void **state)
+{
+    static const struct wish wishes[] = {
+        {TLS1_3_VERSION, NULL, NULL, NULL, "TLS_AES_128_GCM_SHA256", ""},
+        {TLS1_3_VERSION, NULL, "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256", NULL,
+         "TLS_CHACHA20_POLY1305_SHA256", ""},
+        {TLS1_3_VERSION, NULL, "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256",
+         NULL, "TLS_AES_128_GCM_SHA256", ""},
+        {TLS1_2_VERSION, NULL, NULL, NULL, "ECDHE-ECDSA-AES128-GCM-SHA256", ""},
+        {TLS1_2_VERSION, "ECDHE+CHACHA20:ECDHE+AESGCM", NULL, NULL, "ECDHE-ECDSA-CHACHA20-POLY1305", ""},
+        {TLS1_2_VERSION, "ECDHE-ECDSA-AES128-SHA256", NULL, NULL, NULL, ""},
+        {TLS1_1_VERSION, "ALL:@SECLEVEL=0", NULL, NULL, NULL, ""},
+        {TLS1_3_VERSION, NULL, NULL, "\x02h2\x08http/1.1", "TLS_AES_128_GCM_SHA256", "http/1.1"},
+        {TLS1_3_VERSION, NULL, NULL, "\x02h2", "TLS_AES_128_GCM_SHA256", ""},
+        {TLS1_3_VERSION, NULL, NULL, "\x07http/1.\x0ahttp/1.1xx", "TLS_AES_128_GCM_SHA256", ""},
+    };
+    char *dir = temp_dir(), got[64];
+    struct tls_server *t = load(dir, "127.0.0.1", NULL, true);
+
+    (void)state;
+    assert_non_null(t);
+    for (size_t i = 0; i < sizeof wishes / sizeof wishes[0]; i++) {
+        const struct wish *w = &wishes[i];
+        SSL_CTX *client = SSL_CTX_new(TLS_client_method());
+        const unsigned char *alpn;
+        unsigned alpn_len;
+        struct ends e;
+
+        SSL_CTX_set_min_proto_version(client, TLS1_VERSION);
+        SSL_CTX_set_max_proto_version(client, w->max_version);
+        if (w->ciphers_12)
+            assert_true(SSL_CTX_set_cipher_list(client, w->ciphers_12));
+        if (w->ciphers_13)
+            assert_true(SSL_CTX_set_ciphersuites(client, w->ciphers_13));
+        if (w->alpn)
+            SSL_CTX_set_alpn_protos(client, (const unsigned char *)w->alpn, (unsigned)strlen(w->alpn));
+        e = meet(t, client);
+        if (shake(&e) != (w->cipher != NULL))
+            fail_msg("handshake %zu", i);
+        if (w->cipher) {
+            assert_string_equal(SSL_get_cipher_name(e.client), w->cipher);
+            SSL_get0_alpn_selected(e.client, &alpn, &alpn_len);
+            snprintf(got, sizeof got, "%.*s", (int)alpn_len, alpn ? (const char *)alpn : "");
+            assert_string_equal(got, w->alpn_got);
+        }
+        end(&e);
+        SSL_CTX_free(client);
+    }
+    tls_server_unref(t);
+    remove_dir(dir);
+}
+
+/* Nothing is kept of a session, so nothing can be resumed; no tickets are sent; no renegotiation. */
+static void sessions_are_not_resumed(void **state)
+{
+    char *dir = temp_dir(), byte;
+    struct tls_server *t = load(dir, "127.0.0.1", NULL, true);
+
+    (void)state;
+    assert_non_null(t);
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        SSL_CTX *client = SSL_CTX_new(TLS_client_method());
+        SSL_SESSION *session;
+        struct ends e, again;
+
+        SSL_CTX_set_max_proto_version(client, version);
+        e = meet(t, client);
+        assert_true(shake(&e));
+        assert_int_equal(SSL_read(e.client, &byte, 1), -1);
+        session = SSL_get1_session(e.client);
+        assert_false(SSL_SESSION_has_ticket(session));
+        again = meet(t, client);
+        SSL_set_session(again.client, session);
+        assert_true(shake(&again));
+        assert_false(SSL_session_reused(again.client));
+        if (version == TLS1_2_VERSION) {
+            SSL_renegotiate(e.client);
+            SSL_do_handshake(e.client);
+            assert_true(SSL_read(e.server, &byte, 1) <= 0);
+            assert_int_equal(SSL_do_handshake(e.client), -1);
+            assert_true(SSL_num_renegotiations(e.server) == 0);
+        }
+        SSL_SESSION_free(session);
+        end(&e);
+        end(&again);
+        SSL_CTX_free(client);
+    }
+    tls_server_unref(t);
+    remove_dir(dir);
+}
+
+/* A connection outlives the certificate that it was made with. */
+static void references(void **state)
+{
+    char *dir = temp_dir(), buf[8];
+    struct tls_server *t = load(dir, "127.0.0.1", NULL, true);
+    SSL_CTX *client = SSL_CTX_new(TLS_client_method());
+    struct ends e;
+
+    (void)state;
+    assert_non_null(t);
+    assert_ptr_equal(tls_server_ref(t), t);
+    tls_server_unref(t);
+    e = meet(t, client);
+    tls_server_unref(t);
+    tls_server_unref(NULL);
+    assert_true(shake(&e));
+    assert_int_equal(SSL_write(e.server, "hello", 5), 5);
+    assert_int_equal(SSL_read(e.client, buf, sizeof buf), 5);
+    end(&e);
+    SSL_CTX_free(client);
+    remove_dir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(makes_a_pair_for_an_address),
+        cmocka_unit_test(makes_nothing_unasked),
+        cmocka_unit_test(half_a_pair),
+        cmocka_unit_test(damaged_files),
+        cmocka_unit_test(dates),
+        cmocka_unit_test(names),
+        cmocka_unit_test(pins),
+        cmocka_unit_test(certbots_layout),
+        cmocka_unit_test(doubts_are_said),
+        cmocka_unit_test(the_chain),
+        cmocka_unit_test(negotiation),
+        cmocka_unit_test(sessions_are_not_resumed),
+        cmocka_unit_test(references),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
