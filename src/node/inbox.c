@@ -48,10 +48,12 @@ static struct inbox_msg *take_all(struct inbox *in)
     return first;
 }
 
-static void account_done(struct inbox *in, const struct inbox_msg *m)
+static void msg_free(struct inbox *in, struct inbox_msg *m)
 {
     if (m->type == IN_DATA)
         atomic_fetch_sub_explicit(&in->data_bytes, m->len, memory_order_relaxed);
+    site_unref(m->site);
+    free(m);
 }
 
 void inbox_drain(struct inbox *in)
@@ -60,8 +62,7 @@ void inbox_drain(struct inbox *in)
     while (m) {
         struct inbox_msg *next = m->next;
         in->handle(in->ctx, m);
-        account_done(in, m);
-        free(m);
+        msg_free(in, m);
         m = next;
     }
 }
@@ -91,9 +92,7 @@ void inbox_deinit(struct inbox *in)
     struct inbox_msg *m = take_all(in);
     while (m) {
         struct inbox_msg *next = m->next;
-        site_unref(m->site);
-        account_done(in, m);
-        free(m);
+        msg_free(in, m);
         m = next;
     }
 }

@@ -87,7 +87,7 @@ struct inbox {
     _Atomic uint32_t senders;         /* threads inside inbox_post: inbox_stop waits for them */
     bool stopped;                     /* owner's thread */
     uv_async_t async;
-    /* The message is freed after it; the reference in m->site is the handler's from now on. */
+    /* The message is freed after it, and its reference to a site given back. */
     void (*handle)(void *ctx, struct inbox_msg *m);
     void *ctx;
     _Atomic size_t data_bytes; /* of IN_DATA on its way */
