@@ -80,6 +80,7 @@ struct mesh_config {
     const struct derpmap_node *self; /* in map */
     const struct mesh_pin *pins;     /* known node keys; copied */
     size_t n_pins;
+    bool accept_no_exporter; /* a proxy before this node ends TLS: accept links without exporter */
 };
 
 struct mesh *mesh_new(const struct mesh_config *config, uint64_t now); /* NULL without memory */
@@ -107,7 +108,7 @@ struct mesh_link_info {
 };
 /* A connection has answered 101 (either side).  link is a number never used before.  The dialer's HELLO leaves now. */
 void mesh_link_open(struct mesh *m, uint64_t link, const struct mesh_link_info *info, uint64_t now);
-/* One 0x60 frame's payload came in.  received: bytes of any kind received on the connection so far (liveness). */
+/* One 0x60 frame's payload came in.  May call ops->close for this very link. */
 void mesh_link_input(struct mesh *m, uint64_t link, const uint8_t *payload, size_t len, uint64_t now);
 /* Bytes of data came in on a link (call at most every 100 ms; liveness). */
 void mesh_link_alive(struct mesh *m, uint64_t link, uint64_t now);
@@ -166,6 +167,10 @@ struct mesh_counters {
     uint64_t ann_sent, ann_received, sync_sent, sync_received, refused_hello, refused_auth,
         refused_unknown_peer, refused_pin, bad_message, unknown_message, links_opened, links_closed,
         control_bytes_sent, control_bytes_received, gleaned, gone;
+    /* Links refused before they were up, by reason (refused_hello counts the rest: malformed, late, too long). */
+    uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
+        refused_clone;
+    uint64_t resyncs_asked; /* gaps seen in a peer's announcements */
     uint64_t n_remote_keys;
     uint64_t bytes; /* memory of the key tables */
 };

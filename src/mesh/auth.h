@@ -1,0 +1,45 @@
+/* The cryptography of HELLO and AUTH: who holds the mesh key and the node key that they claim?
+ *
+ * Shape: Noise KK with a psk.  MAC key = BLAKE2b-256 keyed with the mesh key over a label, the transcript's hash and
+ * the X25519 results ee, es, se, ss.  docs/protocol.md says which bytes.  Pure; secrets are wiped by auth_wipe. */
+#ifndef DERPMESH_MESH_AUTH_H
+#define DERPMESH_MESH_AUTH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <sodium.h>
+
+#include "proto/key.h"
+#include "proto/meshmsg.h"
+
+struct auth {
+    crypto_generichash_state transcript;
+    uint8_t ephemeral[KEY_LEN]; /* secret */
+    uint8_t key[KEY_LEN];       /* MAC key, secret, after auth_derive */
+};
+
+/* Before the first HELLO. */
+void auth_init(struct auth *a);
+/* Before our HELLO.  secret: 32 random bytes.  Gives the public half. */
+void auth_ephemeral(struct auth *a, const uint8_t secret[static KEY_LEN], struct derp_key *ephemeral);
+void auth_wipe(struct auth *a);
+/* Takes in a HELLO's payload as it was sent: the dialer's first, then the acceptor's. */
+void auth_mix_hello(struct auth *a, const uint8_t *payload, size_t len);
+
+struct auth_input {
+    bool dialer; /* we are */
+    const uint8_t *mesh_key;
+    const uint8_t *node_secret;       /* ours */
+    const struct derp_key *node;      /* theirs */
+    const struct derp_key *ephemeral; /* theirs */
+    const char *dialled, *found;      /* the name the dialer meant; the name of the one that answered */
+    const uint8_t *exporter;          /* 32 bytes, NULL: none */
+};
+/* 0, or -1 if one of their keys is of low order.  Once per struct auth, after both HELLOs. */
+int auth_derive(struct auth *a, const struct auth_input *in);
+/* The MAC that proves that side. */
+void auth_mac(const struct auth *a, bool dialer, uint8_t out[static MESHMSG_MAC_LEN]);
+
+#endif

@@ -1,0 +1,12 @@
+/* Taking in what peers tell: ANN and the SYNC messages. */
+#ifndef DERPMESH_MESH_LEARN_H
+#define DERPMESH_MESH_LEARN_H
+
+#include "mesh/state.h"
+
+/* A proven link is in use from now on: asks for the peer's set. */
+void learn_start(struct mesh *m, struct link *l);
+/* A message of one of these types on a proven link in use.  NULL, or why the link has to be closed. */
+const char *learn_input(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in);
+
+#endif

@@ -1,0 +1,543 @@
+/* Links: opening, input, liveness, the end; and which of two links of one pair stays.
+ *
+ * Happy path: mesh_link_open → handshake → link_proven → pings each second, announcements, data elsewhere.
+ * How it fails: link_end, from wherever the fault is seen; the peer is dialled again (peers.c), its places stay for
+ * MESH_LINK_DEAD_MS.  Silence first makes a link suspect, then ends it.
+ *
+ * Two proven links of a pair.  Same instance of the peer: of two new ones the preferred dialer's stays, else the newer
+ * (the older is then half-dead: nobody dials while it works).  Both sides decide so for themselves and alike.  The other one is
+ * kept open for LINK_LAME_MS, so that what is under way arrives.  Another instance: the old link is asked first; if it
+ * answers, the newcomer is a copy of a running machine and is refused. */
+#include "mesh/link.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mesh/announce.h"
+#include "mesh/handshake.h"
+#include "mesh/learn.h"
+#include "mesh/places.h"
+
+struct link *link_find(const struct mesh *m, uint64_t id)
+{
+    for (size_t i = 0; i < m->n_links; i++)
+        if (m->links[i]->id == id)
+            return m->links[i];
+    return NULL;
+}
+
+void link_send(struct mesh *m, struct link *l)
+{
+    l->sent += m->out.n;
+    m->count.control_bytes_sent += m->out.n;
+    m->ops->send(m->ctx, l->id, m->out.b, m->out.n);
+}
+
+void link_mark(struct mesh *m, struct link *l)
+{
+    meshmsg_ping(&m->out, ++l->ping_number, m->now);
+    link_send(m, l);
+    l->marked = l->sent;
+    if (l->n_marks < LINK_MARKS)
+        l->mark[l->n_marks++] = (struct mark){.number = l->ping_number, .bytes = l->sent, .at = m->now};
+}
+
+/* ---- the end ---- */
+
+static void link_remove(struct mesh *m, const struct link *l)
+{
+    for (size_t i = 0; i < m->n_links; i++) {
+        if (m->links[i] != l)
+            continue;
+        m->links[i] = m->links[--m->n_links];
+        return;
+    }
+}
+
+/* The peer has lost the link in use. */
+static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
+{
+    p->link = NULL;
+    p->synced = false;
+    p->down_at = m->now;
+    p->attempts = was_good ? 0 : p->attempts + 1;
+    m->ops->node_link(m->ctx, p->index, 0);
+    places_rank_changed(m, p);
+}
+
+static void link_use(struct mesh *m, struct link *l);
+
+void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshmsg_bye bye, const char *why)
+{
+    struct peer *p = l->peer;
+    char text[sizeof p->last_error];
+    snprintf(text, sizeof text, "%s", why);
+    if (how == LINK_END_BYE && l->state >= LINK_CHALLENGE) {
+        meshmsg_bye(&m->out, bye);
+        link_send(m, l);
+    }
+    if (how != LINK_END_CLOSED)
+        m->ops->close(m->ctx, l->id, text);
+    m->count.links_closed++;
+    link_remove(m, l);
+    if (p && l == p->link) {
+        mesh_log(m, MESH_LOG_WARN, "link down peer=%s from=%s why=\"%s\"", p->name, l->from, text);
+        peer_error(p, "%s", text);
+        peer_lost(m, p, m->now - l->up_at >= LINK_GOOD_MS);
+        if (p->challenger) {
+            struct link *next = p->challenger;
+            p->challenger = NULL;
+            link_use(m, next);
+        }
+    }
+    if (p && l == p->challenger)
+        p->challenger = NULL;
+    if (p && l == p->dialing) {
+        p->dialing = NULL;
+        p->attempts++;
+        if (!p->last_error[0] || how == LINK_END_CLOSED)
+            peer_error(p, "%s", text);
+    }
+    if (p) {
+        peer_schedule(m, p);
+        peer_note(m, p);
+    }
+    auth_wipe(&l->auth);
+    sodium_memzero(l, sizeof *l);
+    free(l);
+}
+
+void links_free(struct mesh *m)
+{
+    for (size_t i = 0; i < m->n_links; i++) {
+        struct link *l = m->links[i];
+        if (l->state >= LINK_CHALLENGE) {
+            meshmsg_bye(&m->out, MESHMSG_BYE_STOP);
+            link_send(m, l);
+        }
+        m->ops->close(m->ctx, l->id, "this node stops");
+        auth_wipe(&l->auth);
+        sodium_memzero(l, sizeof *l);
+        free(l);
+    }
+    free(m->links);
+    m->links = NULL;
+    m->n_links = 0;
+}
+
+/* ---- proven links ---- */
+
+/* What the peer said of itself becomes what we know of it. */
+static void peer_learn(struct mesh *m, struct peer *p, const struct link *l)
+{
+    const struct meshmsg_hello *h = &l->theirs;
+    if (h->boot < p->boot)
+        mesh_log(
+            m, MESH_LOG_WARN,
+            "peer's boot number went back (its state was lost or restored?) peer=%s boot=%llu before=%llu",
+            p->name, (unsigned long long)h->boot, (unsigned long long)p->boot);
+    p->boot = h->boot;
+    memcpy(p->instance, h->instance, sizeof p->instance);
+    mesh_printable(p->software, sizeof p->software, h->software);
+    memcpy(p->map_hash, h->map_hash, sizeof p->map_hash);
+    p->has_hash = true;
+    if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
+        mesh_log(m, MESH_LOG_WARN, "peer uses another map peer=%s fix=\"same map file on all nodes\"",
+                 p->name);
+}
+
+static void lame(struct mesh *m, struct link *l)
+{
+    l->state = LINK_LAME;
+    l->deadline = m->now + LINK_LAME_MS;
+    l->telling = l->sync_wanted = l->sync_running = false;
+    l->ann_cursor = l->sync_cursor = SLOT_NONE;
+    l->flush_at = NEVER;
+}
+
+/* The link is the peer's from now on. */
+static void link_use(struct mesh *m, struct link *l)
+{
+    struct peer *p = l->peer;
+    struct link *old = p->link;
+    int rank = peer_rank(p);
+    l->state = LINK_UP;
+    l->deadline = NEVER;
+    p->link = l;
+    p->down_at = NEVER;
+    p->dropping = false;
+    p->redial = false;
+    p->last_error[0] = 0;
+    if (old)
+        lame(m, old);
+    if (p->dial) {
+        uint64_t dial = p->dial;
+        p->dial = 0;
+        m->ops->dial_cancel(m->ctx, dial);
+    }
+    peer_learn(m, p, l);
+    mesh_log(m, MESH_LOG_INFO, "link up peer=%s from=%s dialed_by=%s software=\"%s\"", p->name, l->from,
+             l->dialer ? "us" : "it", p->software);
+    m->ops->node_link(m->ctx, p->index, l->id);
+    if (rank != peer_rank(p))
+        places_rank_changed(m, p);
+    peer_schedule(m, p);
+    peer_note(m, p);
+    learn_start(m, l);
+    if (l->sync_wanted)
+        announce_sync(m, l);
+}
+
+static void challenge(struct mesh *m, struct link *l)
+{
+    struct peer *p = l->peer;
+    l->state = LINK_CHALLENGE;
+    l->deadline = m->now + LINK_CHALLENGE_MS;
+    if (p->challenger) {
+        l->deadline = p->challenger->deadline;
+        p->challenge_ping =
+            p->challenge_ping < p->link->ping_number ? p->challenge_ping : p->link->ping_number;
+        link_end(m, p->challenger, LINK_END_BYE, MESHMSG_BYE_DUPLICATE, "a newer link of the same node");
+    } else {
+        link_mark(m, p->link);
+        p->challenge_ping = p->link->ping_number;
+    }
+    p->challenger = l;
+    mesh_log(m, MESH_LOG_INFO, "another instance of a connected peer, asking the old one peer=%s from=%s",
+             p->name, l->from);
+}
+
+void link_proven(struct mesh *m, struct link *l)
+{
+    struct peer *p = l->peer;
+    struct link *old = p->link;
+    m->count.links_opened++;
+    l->up_at = m->now;
+    l->state = LINK_CHALLENGE;
+    if (l == p->dialing)
+        p->dialing = NULL;
+    if (old && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
+        challenge(m, l);
+        return;
+    }
+    bool both_new = old && m->now - old->up_at < LINK_NEW_MS;
+    bool l_preferred = l->dialer == p->preferred, old_preferred = old && old->dialer == p->preferred;
+    if (both_new && old_preferred && !l_preferred) {
+        lame(m, l);
+        peer_schedule(m, p);
+        return;
+    }
+    link_use(m, l);
+}
+
+/* ---- input ---- */
+
+static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
+{
+    if (m->now - l->rtt_since >= RTT_WINDOW_MS) {
+        l->rtt_min[1] = l->rtt_min[0];
+        l->rtt_min[0] = NEVER;
+        l->rtt_since = m->now;
+    }
+    if (rtt < l->rtt_min[0])
+        l->rtt_min[0] = rtt;
+}
+
+static void clone_refuse(struct mesh *m, struct peer *p)
+{
+    struct link *l = p->challenger;
+    p->challenger = NULL;
+    m->count.refused_clone++;
+    mesh_log(m, MESH_LOG_ERROR,
+             "ALARM: two running instances of one node peer=%s connected=%s refused=%s fix=\"a copied "
+             "machine? give "
+             "one of the two another name and node key\"",
+             p->name, p->link->from, l->from);
+    link_end(m, l, LINK_END_BYE, MESHMSG_BYE_CLONE, "another instance of this node is connected and alive");
+}
+
+static const char *on_pong(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct peer *p = l->peer;
+    uint64_t number, at;
+    if (meshmsg_read_ping(in, &number, &at) != 0 || number > l->ping_number)
+        return "malformed message";
+    unsigned done = 0;
+    for (; done < l->n_marks && l->mark[done].number <= number; done++) {
+        l->acked = l->mark[done].bytes;
+        if (l->mark[done].number == number)
+            rtt_take(m, l, m->now - l->mark[done].at);
+    }
+    l->n_marks -= done;
+    memmove(l->mark, l->mark + done, l->n_marks * sizeof *l->mark);
+    if (p->link == l && p->challenger && number >= p->challenge_ping)
+        clone_refuse(m, p);
+    if (l->state == LINK_UP && announce_pending(l))
+        announce_flush(m, l);
+    return NULL;
+}
+
+static const char *on_bye(const struct meshmsg_in *in)
+{
+    uint32_t code;
+    if (meshmsg_read_bye(in, &code) != 0)
+        return "malformed message";
+    switch (code) {
+    case MESHMSG_BYE_DUPLICATE:
+        return "the other side keeps another link";
+    case MESHMSG_BYE_CLONE:
+        return "another instance of this node is connected there: is this machine a copy?";
+    case MESHMSG_BYE_MAP:
+        return "we are not in its map any more";
+    case MESHMSG_BYE_KEY:
+        return "it has removed the mesh key of this link";
+    case MESHMSG_BYE_SILENT:
+        return "it heard nothing from us for too long";
+    default:
+        return "it stops";
+    }
+}
+
+static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct peer *p = l->peer;
+    if (meshmsg_read_info(in, p->map_hash) != 0)
+        return "malformed message";
+    if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
+        mesh_log(m, MESH_LOG_INFO, "peer uses another map peer=%s", p->name);
+    return NULL;
+}
+
+/* A message on a proven link.  NULL, or why it has to be closed. */
+static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in)
+{
+    uint64_t number, at;
+    bool in_use = l->state == LINK_UP;
+    switch (type) {
+    case MESHMSG_PING:
+        if (meshmsg_read_ping(in, &number, &at) != 0)
+            return "malformed message";
+        meshmsg_pong(&m->out, number, at);
+        link_send(m, l);
+        return NULL;
+    case MESHMSG_PONG:
+        return on_pong(m, l, in);
+    case MESHMSG_BYE:
+        return on_bye(in);
+    case MESHMSG_INFO:
+        return in_use ? on_info(m, l, in) : NULL;
+    case MESHMSG_SYNC_REQ:
+        if (meshmsg_read_sync_req(in, &number, &at) != 0)
+            return "malformed message";
+        if (in_use)
+            announce_sync(m, l);
+        else if (l->state == LINK_CHALLENGE)
+            l->sync_wanted = true;
+        return NULL;
+    case MESHMSG_SYNC_BEGIN:
+    case MESHMSG_SYNC_DATA:
+    case MESHMSG_SYNC_END:
+    case MESHMSG_ANN:
+        return in_use ? learn_input(m, l, type, in) : NULL;
+    case MESHMSG_HELLO:
+    case MESHMSG_AUTH:
+        return "HELLO or AUTH a second time";
+    default:
+        m->count.unknown_message++;
+        return type < MESHMSG_CLOSES ? NULL : "a message that has to be understood";
+    }
+}
+
+static void heard(struct mesh *m, struct link *l)
+{
+    l->last_rx = m->now;
+    if (!l->suspect)
+        return;
+    l->suspect = false;
+    if (l->peer && l->peer->link == l) {
+        places_rank_changed(m, l->peer);
+        peer_note(m, l->peer);
+    }
+}
+
+void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t len, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    struct meshmsg_in in;
+    uint32_t type;
+    m->now = now;
+    m->count.control_bytes_received += len + FRAME_HEADER_LEN;
+    if (!l)
+        return;
+    if (l->state < LINK_CHALLENGE) {
+        l->last_rx = now;
+        handshake_input(m, l, payload, len);
+        return;
+    }
+    heard(m, l);
+    const char *why = NULL;
+    if (len > MESHMSG_MAX)
+        why = "a control message over the limit";
+    else if (meshmsg_open(&in, &type, payload, len) != 0)
+        why = "malformed message";
+    bool bye = !why && type == MESHMSG_BYE;
+    if (!why)
+        why = dispatch(m, l, type, &in);
+    if (why && !bye)
+        m->count.bad_message++;
+    if (why)
+        link_end(m, l, LINK_END_CLOSE, MESHMSG_BYE_STOP, why);
+}
+
+void mesh_link_alive(struct mesh *m, uint64_t id, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    m->now = now;
+    if (l)
+        heard(m, l);
+}
+
+/* ---- opening and closing ---- */
+
+static struct link *link_new(struct mesh *m, uint64_t id, const struct mesh_link_info *info)
+{
+    if (m->n_links == m->cap_links) {
+        size_t cap = m->cap_links ? m->cap_links * 2 : 16;
+        struct link **p = realloc(m->links, cap * sizeof *p);
+        if (!p)
+            return NULL;
+        m->links = p;
+        m->cap_links = cap;
+    }
+    struct link *l = aligned_alloc(_Alignof(struct link), sizeof *l); /* the hash state wants 64 */
+    if (!l)
+        return NULL;
+    memset(l, 0, sizeof *l);
+    l->id = id;
+    l->dialer = info->dialer;
+    l->has_exporter = info->has_exporter;
+    memcpy(l->exporter, info->exporter, sizeof l->exporter);
+    mesh_printable(l->from, sizeof l->from, info->from ? info->from : "?");
+    l->opened_at = l->last_rx = l->rtt_since = m->now;
+    l->deadline = m->now + MESH_AUTH_TIMEOUT_MS;
+    l->next_ping = m->now + mesh_random(m, MESH_PING_MS);
+    l->rtt_min[0] = l->rtt_min[1] = NEVER;
+    l->ann_cursor = l->sync_cursor = SLOT_NONE;
+    l->flush_at = NEVER;
+    auth_init(&l->auth);
+    m->links[m->n_links++] = l;
+    return l;
+}
+
+void mesh_link_open(struct mesh *m, uint64_t id, const struct mesh_link_info *info, uint64_t now)
+{
+    m->now = now;
+    struct peer *p = info->dialer ? peer_by_dial(m, info->dial) : NULL;
+    if (info->dialer && !p) {
+        m->ops->close(m->ctx, id, "the dial was given up");
+        return;
+    }
+    struct link *l = link_new(m, id, info);
+    if (p)
+        p->dial = 0;
+    if (!l) {
+        m->ops->close(m->ctx, id, "out of memory");
+        if (p)
+            peer_failed(m, p);
+        return;
+    }
+    if (p) {
+        l->peer = p;
+        p->dialing = l;
+        peer_note(m, p);
+    }
+    handshake_start(m, l);
+}
+
+void mesh_link_closed(struct mesh *m, uint64_t id, const char *why, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    m->now = now;
+    if (!l)
+        return;
+    if (l->state < LINK_CHALLENGE && l->dialer) {
+        char text[200];
+        snprintf(text, sizeof text, "closed before it was proven (%s): the log of %s says why", why,
+                 l->peer->name);
+        mesh_log(m, MESH_LOG_WARN,
+                 "link closed before AUTH dialed=%s from=%s why=\"%s\" fix=\"see the log of %s\"",
+                 l->peer->name, l->from, why, l->peer->name);
+        link_end(m, l, LINK_END_CLOSED, MESHMSG_BYE_STOP, text);
+        return;
+    }
+    link_end(m, l, LINK_END_CLOSED, MESHMSG_BYE_STOP, why);
+}
+
+/* ---- time ---- */
+
+/* The end of a state that lasts only so long.  True if the link is gone or has changed. */
+static bool deadline_tick(struct mesh *m, struct link *l)
+{
+    if (m->now < l->deadline)
+        return false;
+    switch (l->state) {
+    case LINK_HELLO:
+    case LINK_AUTH:
+        handshake_refuse(m, l, REFUSE_HELLO, "reason=\"not proven within %d s\"",
+                         MESH_AUTH_TIMEOUT_MS / 1000);
+        return true;
+    case LINK_CHALLENGE: {
+        struct peer *p = l->peer;
+        p->challenger = NULL;
+        mesh_log(m, MESH_LOG_INFO, "the old instance is silent, the new one takes over peer=%s", p->name);
+        link_use(m, l);
+        return true;
+    }
+    case LINK_LAME:
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE, "another link of this pair stays");
+        return true;
+    case LINK_UP:
+        break;
+    }
+    return false;
+}
+
+void link_tick(struct mesh *m, struct link *l)
+{
+    if (deadline_tick(m, l) || l->state < LINK_CHALLENGE)
+        return;
+    if (m->now - l->last_rx >= MESH_LINK_DEAD_MS) {
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "nothing came in for 60 s");
+        return;
+    }
+    if (l->state != LINK_UP)
+        return;
+    if (!l->suspect && m->now - l->last_rx >= MESH_LINK_SUSPECT_MS) {
+        l->suspect = true;
+        mesh_log(m, MESH_LOG_DEBUG, "link is silent peer=%s", l->peer->name);
+        places_rank_changed(m, l->peer);
+        peer_note(m, l->peer);
+    }
+    if (m->now >= l->next_ping) {
+        announce_flush(m, l); /* lone downs go with the ping */
+        link_mark(m, l);
+        l->next_ping = m->now + MESH_PING_MS;
+    } else if (m->now >= l->flush_at) {
+        announce_flush(m, l);
+    }
+}
+
+uint64_t link_next(const struct link *l)
+{
+    uint64_t next = l->deadline;
+    if (l->state >= LINK_CHALLENGE && l->last_rx + MESH_LINK_DEAD_MS < next)
+        next = l->last_rx + MESH_LINK_DEAD_MS;
+    if (l->state != LINK_UP)
+        return next;
+    if (!l->suspect && l->last_rx + MESH_LINK_SUSPECT_MS < next)
+        next = l->last_rx + MESH_LINK_SUSPECT_MS;
+    if (l->next_ping < next)
+        next = l->next_ping;
+    return l->flush_at < next ? l->flush_at : next;
+}

@@ -1,0 +1,25 @@
+/* Links: their life from the 101 answer to the end, liveness, and which of two links of a pair stays. */
+#ifndef DERPMESH_MESH_LINK_H
+#define DERPMESH_MESH_LINK_H
+
+#include "mesh/state.h"
+
+struct link *link_find(const struct mesh *m, uint64_t id);
+/* Sends the message in m->out. */
+void link_send(struct mesh *m, struct link *l);
+/* Sends a PING whose PONG will acknowledge all that was sent before it. */
+void link_mark(struct mesh *m, struct link *l);
+/* AUTH was verified: the link becomes the peer's, waits for the old instance's answer, or goes. */
+void link_proven(struct mesh *m, struct link *l);
+
+/* The end of a link, which is freed.  LINK_END_BYE says BYE first (bye), LINK_END_CLOSE only closes,
+ * LINK_END_CLOSED: the connection is closed already. */
+enum link_end_how { LINK_END_CLOSED, LINK_END_CLOSE, LINK_END_BYE };
+void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshmsg_bye bye, const char *why);
+
+/* Deadlines, pings, silence, what is due to be told.  May end the link. */
+void link_tick(struct mesh *m, struct link *l);
+uint64_t link_next(const struct link *l);
+void links_free(struct mesh *m);
+
+#endif

@@ -1,0 +1,258 @@
+/* The mesh as the node sees it: making and ending it, new maps and keys, time, and looking.
+ *
+ * Happy path: mesh_new takes the map; from then on the node calls mesh_tick when mesh_next says, and the functions of
+ * link.c (links), announce.c (our clients) and peers.c (dialling) when something happens.
+ * How it fails: nothing from outside ends it; what a link does wrong ends that link, and what cannot be stored for lack
+ * of memory is asked for again on the next one. */
+#include "mesh/mesh.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sodium.h>
+
+#include "mesh/announce.h"
+#include "mesh/link.h"
+#include "mesh/places.h"
+#include "mesh/state.h"
+
+const char *mesh_printable(char *out, size_t cap, const char *s)
+{
+    size_t n = 0;
+    for (; s[n] && n + 1 < cap; n++)
+        out[n] = s[n] >= 0x20 && s[n] <= 0x7e && s[n] != '"' ? s[n] : '?';
+    out[n] = 0;
+    return out;
+}
+
+void mesh_log(struct mesh *m, enum mesh_log_level level, const char *fmt, ...)
+{
+    char line[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    for (char *c = line; *c; c++)
+        if ((uint8_t)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    m->ops->log(m->ctx, level, line);
+}
+
+uint64_t mesh_random(struct mesh *m, uint64_t max)
+{
+    uint64_t v;
+    m->ops->random(m->ctx, &v, sizeof v);
+    return v % (max + 1);
+}
+
+static void keys_take(struct mesh *m, const struct mesh_keys *keys)
+{
+    m->keys = *keys;
+    for (int i = 0; i < keys->n; i++)
+        mesh_key_id_of(&m->key_id[i], keys->key[i]);
+}
+
+static int parts_init(struct mesh *m, const struct mesh_config *c)
+{
+    uint64_t seed[2];
+    m->ops->random(m->ctx, seed, sizeof seed);
+    if (places_init(m, seed[0]) != 0 || announce_init(m, seed[1]) != 0)
+        return -1;
+    for (size_t i = 0; i < c->n_pins; i++)
+        if (pin_add(m, c->pins[i].name, &c->pins[i].key) != 0)
+            return -1;
+    return peers_take_map(m, c->map, c->self);
+}
+
+struct mesh *mesh_new(const struct mesh_config *c, uint64_t now)
+{
+    struct mesh *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->ops = c->ops;
+    m->ctx = c->ctx;
+    m->now = now;
+    snprintf(m->software, sizeof m->software, "%s", c->software);
+    m->node_key = c->node_key;
+    m->boot = c->boot;
+    memcpy(m->instance, c->instance, sizeof m->instance);
+    m->accept_no_exporter = c->accept_no_exporter;
+    keys_take(m, c->keys);
+    if (parts_init(m, c) != 0) {
+        mesh_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+void mesh_free(struct mesh *m)
+{
+    if (!m)
+        return;
+    links_free(m);
+    for (uint32_t i = 0; i < m->n_peers; i++) {
+        if (m->peers[i]->dial)
+            m->ops->dial_cancel(m->ctx, m->peers[i]->dial);
+        peer_free(m->peers[i]);
+    }
+    free(m->peers);
+    for (size_t i = 0; i < m->n_pins; i++)
+        free(m->pins[i].name);
+    free(m->pins);
+    places_deinit(m);
+    announce_deinit(m);
+    sodium_memzero(m, sizeof *m);
+    free(m);
+}
+
+/* ---- reload ---- */
+
+void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpmap_node *self, uint64_t now)
+{
+    m->now = now;
+    bool other = memcmp(m->map->hash, map->hash, sizeof map->hash) != 0;
+    (void)peers_take_map(m, map, self);
+    for (size_t i = 0; other && i < m->n_links; i++) {
+        if (m->links[i]->state != LINK_UP)
+            continue;
+        meshmsg_info(&m->out, map->hash);
+        link_send(m, m->links[i]);
+    }
+}
+
+void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
+{
+    m->now = now;
+    keys_take(m, keys);
+    for (size_t i = 0; i < m->n_links;) {
+        struct link *l = m->links[i];
+        bool kept = l->state < LINK_CHALLENGE; /* not yet proven: judged by the new ring */
+        for (int k = 0; k < keys->n; k++)
+            kept = kept || memcmp(&m->key_id[k], &l->key_id, sizeof l->key_id) == 0;
+        if (kept) {
+            i++;
+            continue;
+        }
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_KEY, "its mesh key was removed here");
+        i = 0;
+    }
+    for (uint32_t i = 1; i < m->n_peers; i++)
+        peer_schedule(m, m->peers[i]);
+}
+
+/* ---- time ---- */
+
+uint64_t mesh_next(const struct mesh *m)
+{
+    uint64_t next = places_next(m);
+    for (uint32_t i = 1; i < m->n_peers; i++) {
+        uint64_t t = peer_next(m, m->peers[i]);
+        next = t < next ? t : next;
+    }
+    for (size_t i = 0; i < m->n_links; i++) {
+        uint64_t t = link_next(m->links[i]);
+        next = t < next ? t : next;
+    }
+    return next;
+}
+
+void mesh_tick(struct mesh *m, uint64_t now)
+{
+    m->now = now;
+    for (uint32_t i = 1; i < m->n_peers; i++)
+        peer_tick(m, m->peers[i]);
+    for (size_t i = 0; i < m->n_links;) {
+        const struct link *l = m->links[i];
+        link_tick(m, m->links[i]);
+        /* A link that ended has another one in its place now. */
+        if (i < m->n_links && m->links[i] == l)
+            i++;
+    }
+    places_tick(m);
+}
+
+/* ---- clients ---- */
+
+int mesh_client_up(struct mesh *m, const struct derp_key *key, bool home, uint64_t now)
+{
+    m->now = now;
+    return announce_up(m, key, home);
+}
+
+void mesh_client_home(struct mesh *m, const struct derp_key *key, bool home, uint64_t now)
+{
+    m->now = now;
+    announce_home(m, key, home);
+}
+
+void mesh_client_down(struct mesh *m, const struct derp_key *key, uint64_t now)
+{
+    m->now = now;
+    announce_down(m, key);
+}
+
+void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id *node, uint64_t now)
+{
+    struct peer *p = peer_by_id(m, node);
+    m->now = now;
+    if (p && p->link)
+        place_glean(m, p, key);
+}
+
+/* ---- looking ---- */
+
+uint32_t mesh_node_index(const struct mesh *m, const struct node_id *id)
+{
+    const struct peer *p = peer_by_id(m, id);
+    return p ? p->index : (uint32_t)NODE_NONE;
+}
+
+uint32_t mesh_n_nodes(const struct mesh *m)
+{
+    return m->n_peers;
+}
+
+static double rtt_of(const struct link *l)
+{
+    if (!l)
+        return -1;
+    uint64_t rtt = l->rtt_min[0] < l->rtt_min[1] ? l->rtt_min[0] : l->rtt_min[1];
+    return rtt == NEVER ? -1 : (double)rtt;
+}
+
+bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
+{
+    if (node == 0 || node >= m->n_peers)
+        return false;
+    const struct peer *p = m->peers[node];
+    *out = (struct mesh_peer_info){
+        .name = p->name,
+        .id = p->id,
+        .region_id = p->node ? p->node->region_id : 0,
+        .state = p->state,
+        .link = p->link ? p->link->id : 0,
+        .dialed_by_us = p->link && p->link->dialer,
+        .rtt_ms = rtt_of(p->link),
+        .n_keys = p->n_keys,
+        .map_differs = p->link && p->has_hash && memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0,
+        .synced = p->synced,
+        .since = p->since,
+    };
+    snprintf(out->software, sizeof out->software, "%s", p->software);
+    snprintf(out->last_error, sizeof out->last_error, "%s", p->last_error);
+    return true;
+}
+
+size_t mesh_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max)
+{
+    return places_where(m, key, out, max);
+}
+
+void mesh_counters(const struct mesh *m, struct mesh_counters *out)
+{
+    *out = m->count;
+    out->n_remote_keys = keymap_count(m->places.keys);
+    out->bytes = places_bytes(m) + keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot;
+}

@@ -1,0 +1,568 @@
+/* Places: per key the list of peers that serve it.
+ *
+ * A key's first place lies in the key map itself (16 bytes), others in a pool; each announced place is named by its
+ * peer's slot table, which holds the key's position in the map in four bytes.  A deletion in the map moves its last
+ * entry, so the slot tables of that entry's places are set anew (entry_moved).
+ * Happy path: learn.c calls place_up and place_down; route_update compares the best place with the one that was last
+ * told (PLACE_ROUTED) and calls ops->route when it is another.
+ * How it fails: without memory place_up returns -1 and the link that brought it is closed, so that a sync repeats it. */
+#include "mesh/places.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "mesh/announce.h"
+
+enum {
+    PLACE_USED = 1,
+    PLACE_HOME = 2,
+    PLACE_GLEANED = 4,
+    PLACE_PARITY = 8, /* in which of its peer's two slot tables it stands */
+    PLACE_ROUTED = 16 /* the one that ops->route was told */
+};
+
+/* A key that may have left: when that is certain, and when it is in spite of peers of whom we hear nothing. */
+struct leaving {
+    uint64_t at, give_up;
+};
+
+int places_init(struct mesh *m, uint64_t seed)
+{
+    m->places.keys = keymap_new(sizeof(struct place), seed);
+    m->places.leaving = keymap_new(sizeof(struct leaving), ~seed);
+    return m->places.keys && m->places.leaving ? 0 : -1;
+}
+
+void places_deinit(struct mesh *m)
+{
+    keymap_free(m->places.keys);
+    keymap_free(m->places.leaving);
+    free(m->places.pool);
+    free(m->places.leave_queue.e);
+    free(m->places.glean_queue.e);
+}
+
+/* ---- timers ---- */
+
+static int queue_push(struct key_queue *q, const struct derp_key *key, uint64_t at, uint32_t node)
+{
+    if (q->n == q->cap) {
+        size_t cap = q->cap ? q->cap * 2 : 64;
+        struct key_timer *e = malloc(cap * sizeof *e);
+        if (!e)
+            return -1;
+        for (size_t i = 0; i < q->n; i++)
+            e[i] = q->e[(q->head + i) % q->cap];
+        free(q->e);
+        *q = (struct key_queue){.e = e, .n = q->n, .cap = cap};
+    }
+    q->e[(q->head + q->n++) % q->cap] = (struct key_timer){.key = *key, .at = at, .node = node};
+    return 0;
+}
+
+static void queue_pop(struct key_queue *q)
+{
+    q->head = (q->head + 1) % q->cap;
+    if (--q->n == 0) {
+        free(q->e);
+        *q = (struct key_queue){0};
+    }
+}
+
+/* ---- lists of places ---- */
+
+static struct place *next_place(const struct mesh *m, const struct place *l)
+{
+    return l->next ? &m->places.pool[l->next - 1] : NULL;
+}
+
+static struct place *place_find(const struct mesh *m, struct place *first, uint32_t node)
+{
+    if (!(first->flags & PLACE_USED))
+        return NULL;
+    struct place *l = first;
+    while (l && l->node != node)
+        l = next_place(m, l);
+    return l;
+}
+
+/* A new place behind first's others; NULL without memory. */
+static struct place *place_add(struct mesh *m, struct place *first)
+{
+    struct places *ps = &m->places;
+    if (!(first->flags & PLACE_USED))
+        return first;
+    if (!ps->pool_free) {
+        if (ps->pool_n == ps->pool_cap) {
+            uint32_t cap = ps->pool_cap ? ps->pool_cap + ps->pool_cap / 2 : 64;
+            struct place *p = realloc(ps->pool, cap * sizeof *p);
+            if (!p)
+                return NULL;
+            ps->pool = p;
+            ps->pool_cap = cap;
+        }
+        ps->pool[ps->pool_n].next = 0;
+        ps->pool_free = ++ps->pool_n;
+    }
+    uint32_t at = ps->pool_free;
+    struct place *l = &ps->pool[at - 1];
+    ps->pool_free = l->next;
+    *l = (struct place){.next = first->next};
+    first->next = at;
+    return l;
+}
+
+static void pool_release(struct mesh *m, uint32_t at)
+{
+    m->places.pool[at - 1].next = m->places.pool_free;
+    m->places.pool_free = at;
+}
+
+/* Where the slot table of a place's peer names it. */
+static uint32_t *slot_of(const struct mesh *m, const struct place *l)
+{
+    struct peer *p = m->peers[l->node];
+    bool parity = l->flags & PLACE_PARITY;
+    return parity == p->parity ? &p->slots[l->slot] : &p->old_slots[l->slot];
+}
+
+/* An entry of the key map has moved to pos. */
+static void entry_moved(struct mesh *m, size_t pos)
+{
+    void *v;
+    if (!keymap_at(m->places.keys, pos, &v))
+        return;
+    for (const struct place *l = v; l; l = next_place(m, l))
+        if (!(l->flags & PLACE_GLEANED))
+            *slot_of(m, l) = (uint32_t)pos + 1;
+}
+
+/* ---- the best place ---- */
+
+/* Announced before gleaned, a healthy link before a suspect one, home before visited, then the newest. */
+static bool place_better(const struct mesh *m, const struct place *a, const struct place *b)
+{
+    const struct peer *pa = m->peers[a->node], *pb = m->peers[b->node];
+    bool ga = a->flags & PLACE_GLEANED, gb = b->flags & PLACE_GLEANED;
+    if (ga != gb)
+        return gb;
+    if (peer_rank(pa) != peer_rank(pb))
+        return peer_rank(pa) > peer_rank(pb);
+    bool ha = a->flags & PLACE_HOME, hb = b->flags & PLACE_HOME;
+    if (ha != hb)
+        return ha;
+    if (a->age != b->age)
+        return a->age > b->age;
+    return memcmp(pa->id.b, pb->id.b, sizeof pa->id.b) < 0;
+}
+
+/* Tells the route of the entry at pos if the best place is another than the one told: was, a node or NODE_NONE. */
+static void route_tell(struct mesh *m, size_t pos, uint32_t was)
+{
+    void *v;
+    const struct derp_key *key = keymap_at(m->places.keys, pos, &v);
+    struct place *best = NULL;
+    for (struct place *l = v; l; l = next_place(m, l)) {
+        l->flags &= (uint16_t)~PLACE_ROUTED;
+        if (peer_rank(m->peers[l->node]) > 0 && (!best || place_better(m, l, best)))
+            best = l;
+    }
+    if (best)
+        best->flags |= PLACE_ROUTED;
+    uint32_t node = best ? best->node : (uint32_t)NODE_NONE;
+    if (node != was)
+        m->ops->route(m->ctx, key, node);
+}
+
+static void route_update(struct mesh *m, size_t pos)
+{
+    void *v;
+    uint32_t was = NODE_NONE;
+    keymap_at(m->places.keys, pos, &v);
+    for (struct place *l = v; l; l = next_place(m, l))
+        if (l->flags & PLACE_ROUTED)
+            was = l->node;
+    route_tell(m, pos, was);
+}
+
+/* ---- coming and going ---- */
+
+/* Takes a peer's place out of the entry at pos.  announced: its owner said so. */
+static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
+{
+    struct places *ps = &m->places;
+    void *v;
+    const struct derp_key *at = keymap_at(ps->keys, pos, &v);
+    struct place *first = v, *l = place_find(m, first, p->index);
+    if (!l)
+        return;
+    struct derp_key key = *at;
+    struct place gone = *l;
+    if (gone.flags & PLACE_GLEANED) {
+        ps->n_gleaned--;
+    } else {
+        *slot_of(m, l) = 0;
+        p->n_keys--;
+    }
+    if (l == first && first->next) {
+        uint32_t second = first->next;
+        *first = ps->pool[second - 1];
+        pool_release(m, second);
+    } else if (l == first) {
+        keymap_del(ps->keys, &key);
+        entry_moved(m, pos);
+        if (gone.flags & PLACE_ROUTED)
+            m->ops->route(m->ctx, &key, NODE_NONE);
+        if (announced)
+            places_left(m, &key);
+        return;
+    } else {
+        struct place *before = first;
+        while (next_place(m, before) != l)
+            before = next_place(m, before);
+        uint32_t index = before->next;
+        before->next = l->next;
+        pool_release(m, index);
+    }
+    if (gone.flags & PLACE_ROUTED)
+        route_tell(m, pos, p->index);
+}
+
+static int slots_reserve(struct peer *p, uint32_t slot)
+{
+    if (slot < p->n_slots)
+        return 0;
+    uint32_t n = p->n_slots ? p->n_slots : 64;
+    while (n <= slot)
+        n *= 2;
+    uint32_t *s = realloc(p->slots, n * sizeof *s);
+    if (!s)
+        return -1;
+    memset(s + p->n_slots, 0, (n - p->n_slots) * sizeof *s);
+    p->slots = s;
+    p->n_slots = n;
+    return 0;
+}
+
+int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, bool home,
+             uint32_t age)
+{
+    if (slot >= PEER_KEYS_MAX)
+        return -2;
+    if (slots_reserve(p, slot) != 0)
+        return -1;
+    if (p->slots[slot]) {
+        size_t held = p->slots[slot] - 1;
+        if (!key_equal(keymap_at(m->places.keys, held, NULL), key))
+            place_remove(m, held, p, true);
+    }
+    size_t pos;
+    struct place *first = keymap_put_at(m->places.keys, key, NULL, &pos);
+    if (!first)
+        return -1;
+    struct place *l = place_find(m, first, p->index);
+    if (l && l->flags & PLACE_GLEANED) {
+        m->places.n_gleaned--;
+        p->n_keys++;
+    } else if (l) {
+        *slot_of(m, l) = 0;
+    } else {
+        l = place_add(m, first);
+        if (!l)
+            return -1; /* only where the entry had a place before: it stays as it was */
+        l->flags = 0;
+        p->n_keys++;
+    }
+    l->node = (uint16_t)p->index;
+    l->flags = (uint16_t)((l->flags & PLACE_ROUTED) | PLACE_USED | (home ? PLACE_HOME : 0) |
+                          (p->parity ? PLACE_PARITY : 0));
+    l->slot = slot;
+    l->age = age;
+    p->slots[slot] = (uint32_t)pos + 1;
+    places_arrived(m, key);
+    route_update(m, pos);
+    return 0;
+}
+
+void place_down(struct mesh *m, struct peer *p, uint32_t slot)
+{
+    if (slot < p->n_slots && p->slots[slot])
+        place_remove(m, p->slots[slot] - 1, p, true);
+}
+
+/* ---- whole sets ---- */
+
+static void slots_clear(uint32_t **slots, uint32_t *n)
+{
+    free(*slots);
+    *slots = NULL;
+    *n = 0;
+}
+
+/* A sync begins where the last one was cut off: what it confirmed, and what it did not, are both the former set now.
+ * The latter get made-up slots behind the former's.  -1 without memory or if the peer holds too much that way. */
+static int sync_merge(struct mesh *m, struct peer *p)
+{
+    uint32_t extra = 0;
+    for (uint32_t i = 0; i < p->n_old; i++)
+        extra += p->old_slots[i] != 0;
+    if (p->n_slots + extra > 2 * PEER_KEYS_MAX)
+        return -1;
+    uint32_t *all = realloc(p->slots, (p->n_slots + extra + 1) * sizeof *all);
+    if (!all)
+        return -1;
+    p->slots = all;
+    uint32_t at = p->n_slots;
+    for (uint32_t i = 0; i < p->n_old; i++) {
+        void *v;
+        if (!p->old_slots[i] || !keymap_at(m->places.keys, p->old_slots[i] - 1, &v))
+            continue;
+        struct place *l = place_find(m, v, p->index);
+        all[at] = p->old_slots[i];
+        l->slot = at++;
+        l->flags ^= PLACE_PARITY;
+    }
+    p->n_slots = at;
+    slots_clear(&p->old_slots, &p->n_old);
+    return 0;
+}
+
+static void old_forget(struct mesh *m, struct peer *p, bool announced)
+{
+    for (uint32_t i = 0; i < p->n_old; i++)
+        if (p->old_slots[i])
+            place_remove(m, p->old_slots[i] - 1, p, announced);
+    slots_clear(&p->old_slots, &p->n_old);
+}
+
+void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot)
+{
+    bool same = p->set_boot == boot && (!p->syncing || p->same_boot);
+    if (p->syncing && sync_merge(m, p) != 0)
+        old_forget(m, p, false);
+    p->old_slots = p->slots;
+    p->n_old = p->n_slots;
+    p->slots = NULL;
+    p->n_slots = 0;
+    p->parity = !p->parity;
+    p->syncing = true;
+    p->same_boot = same;
+    p->set_boot = boot;
+}
+
+void places_sync_end(struct mesh *m, struct peer *p)
+{
+    /* A node that was restarted lost all connections at once: its clients are on their way to somewhere. */
+    old_forget(m, p, p->same_boot);
+    p->syncing = false;
+}
+
+bool places_drop(struct mesh *m, struct peer *p, uint32_t max)
+{
+    old_forget(m, p, false);
+    p->syncing = false;
+    for (; p->n_slots && max; max--) {
+        uint32_t slot = --p->n_slots;
+        if (p->slots[slot])
+            place_remove(m, p->slots[slot] - 1, p, false);
+    }
+    if (p->n_slots)
+        return false;
+    slots_clear(&p->slots, &p->n_slots);
+    p->set_boot = 0;
+    return true;
+}
+
+static void gleaned_forget(struct mesh *m, struct peer *p)
+{
+    const struct key_queue *q = &m->places.glean_queue;
+    for (size_t i = 0; i < q->n; i++) {
+        const struct key_timer *t = &q->e[(q->head + i) % q->cap];
+        size_t pos = t->node == p->index ? keymap_find(m->places.keys, &t->key) : KEYMAP_NONE;
+        void *v;
+        if (pos == KEYMAP_NONE || !keymap_at(m->places.keys, pos, &v))
+            continue;
+        const struct place *l = place_find(m, v, p->index);
+        if (l && l->flags & PLACE_GLEANED)
+            place_remove(m, pos, p, false);
+    }
+}
+
+void places_rank_changed(struct mesh *m, struct peer *p)
+{
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        if (p->slots[i])
+            route_update(m, p->slots[i] - 1);
+    for (uint32_t i = 0; i < p->n_old; i++)
+        if (p->old_slots[i])
+            route_update(m, p->old_slots[i] - 1);
+    if (peer_rank(p) == 0)
+        gleaned_forget(m, p);
+}
+
+/* ---- gleaning ---- */
+
+void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key)
+{
+    enum { REFRESH_S = 10 }; /* a busy key costs one timer in so long */
+    struct places *ps = &m->places;
+    uint32_t end = (uint32_t)((m->now + MESH_GLEAN_MS) / 1000 + 1);
+    /* A frame may come behind the announcement that its sender has left. */
+    if (keymap_get(ps->leaving, key))
+        return;
+    size_t pos;
+    struct place *first = keymap_get(ps->keys, key), *l = first ? place_find(m, first, p->index) : NULL;
+    if (l && (!(l->flags & PLACE_GLEANED) || end - l->slot < REFRESH_S))
+        return;
+    if (!l && ps->n_gleaned >= GLEANED_MAX)
+        return;
+    if (queue_push(&ps->glean_queue, key, (uint64_t)end * 1000, p->index) != 0)
+        return;
+    if (l) {
+        l->slot = end;
+        return;
+    }
+    first = keymap_put_at(ps->keys, key, NULL, &pos);
+    l = first ? place_add(m, first) : NULL;
+    if (!l)
+        return; /* its timer finds nothing */
+    l->node = (uint16_t)p->index;
+    l->flags = PLACE_USED | PLACE_GLEANED;
+    l->slot = end;
+    l->age = 0;
+    ps->n_gleaned++;
+    m->count.gleaned++;
+    route_update(m, pos);
+}
+
+static void glean_expire(struct mesh *m, const struct key_timer *t)
+{
+    size_t pos = keymap_find(m->places.keys, &t->key);
+    void *v;
+    if (pos == KEYMAP_NONE || !keymap_at(m->places.keys, pos, &v))
+        return;
+    const struct place *l = place_find(m, v, t->node);
+    if (l && l->flags & PLACE_GLEANED && (uint64_t)l->slot * 1000 == t->at)
+        place_remove(m, pos, m->peers[t->node], false);
+}
+
+/* ---- keys that may have left ---- */
+
+void places_arrived(struct mesh *m, const struct derp_key *key)
+{
+    if (keymap_count(m->places.leaving))
+        keymap_del(m->places.leaving, key);
+}
+
+void places_left(struct mesh *m, const struct derp_key *key)
+{
+    struct places *ps = &m->places;
+    if (announce_local(m, key) || keymap_get(ps->keys, key))
+        return;
+    struct leaving *v = keymap_put(ps->leaving, key, NULL);
+    if (!v)
+        return;
+    v->at = m->now + MESH_GONE_HOLD_MS;
+    v->give_up = m->now + MESH_LINK_DEAD_MS;
+    if (queue_push(&ps->leave_queue, key, v->at, NODE_NONE) != 0)
+        keymap_del(ps->leaving, key);
+}
+
+/* Whether a peer may serve keys that we do not know of at the moment. */
+static bool in_the_dark(const struct mesh *m)
+{
+    for (uint32_t i = 1; i < m->n_peers; i++) {
+        const struct peer *p = m->peers[i];
+        if (p->node && (p->link ? !p->synced : p->down_at != NEVER))
+            return true;
+    }
+    return false;
+}
+
+static void leaving_due(struct mesh *m, const struct key_timer *t, bool dark)
+{
+    struct places *ps = &m->places;
+    struct leaving *v = keymap_get(ps->leaving, &t->key);
+    if (!v || v->at != t->at)
+        return; /* it came back, or left again later */
+    if (dark && m->now < v->give_up) {
+        v->at = m->now + MESH_GONE_HOLD_MS;
+        if (queue_push(&ps->leave_queue, &t->key, v->at, NODE_NONE) == 0)
+            return;
+    }
+    keymap_del(ps->leaving, &t->key);
+    m->count.gone++;
+    m->ops->gone(m->ctx, &t->key);
+}
+
+void places_tick(struct mesh *m)
+{
+    struct key_queue *q = &m->places.glean_queue;
+    while (q->n && q->e[q->head].at <= m->now) {
+        struct key_timer t = q->e[q->head];
+        queue_pop(q);
+        glean_expire(m, &t);
+    }
+    q = &m->places.leave_queue;
+    bool dark = q->n && q->e[q->head].at <= m->now && in_the_dark(m);
+    while (q->n && q->e[q->head].at <= m->now) {
+        struct key_timer t = q->e[q->head];
+        queue_pop(q);
+        leaving_due(m, &t, dark);
+    }
+}
+
+uint64_t places_next(const struct mesh *m)
+{
+    const struct key_queue *g = &m->places.glean_queue, *l = &m->places.leave_queue;
+    uint64_t next = g->n ? g->e[g->head].at : NEVER;
+    return l->n && l->e[l->head].at < next ? l->e[l->head].at : next;
+}
+
+/* ---- looking ---- */
+
+uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key)
+{
+    uint32_t highest = 0;
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l))
+        if (l->age > highest)
+            highest = l->age;
+    return highest;
+}
+
+size_t places_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max)
+{
+    enum { SORTED_MAX = 64 };
+    const struct place *sorted[SORTED_MAX];
+    size_t n = 0, total = 0, local = 0;
+    const struct local_slot *s = announce_local(m, key);
+    if (s) {
+        local = 1;
+        if (max)
+            out[0] = (struct mesh_location){.node = NODE_NONE, .home = s->home};
+    }
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l)) {
+        total++;
+        if (n == SORTED_MAX)
+            continue;
+        size_t i = n++;
+        for (; i > 0 && place_better(m, l, sorted[i - 1]); i--)
+            sorted[i] = sorted[i - 1];
+        sorted[i] = l;
+    }
+    for (size_t i = 0; i < n && local + i < max; i++)
+        out[local + i] = (struct mesh_location){.node = sorted[i]->node,
+                                                .home = sorted[i]->flags & PLACE_HOME,
+                                                .gleaned = sorted[i]->flags & PLACE_GLEANED};
+    return local + total;
+}
+
+size_t places_bytes(const struct mesh *m)
+{
+    const struct places *ps = &m->places;
+    size_t n = keymap_bytes(ps->keys) + keymap_bytes(ps->leaving) + ps->pool_cap * sizeof *ps->pool;
+    n += (ps->leave_queue.cap + ps->glean_queue.cap) * sizeof(struct key_timer);
+    for (uint32_t i = 0; i < m->n_peers; i++)
+        n += (m->peers[i]->n_slots + (size_t)m->peers[i]->n_old) * sizeof(uint32_t);
+    return n;
+}

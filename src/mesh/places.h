@@ -1,0 +1,36 @@
+/* Which peers serve which keys, and which of them is the best: the mesh's own table behind ops->route. */
+#ifndef DERPMESH_MESH_PLACES_H
+#define DERPMESH_MESH_PLACES_H
+
+#include "mesh/state.h"
+
+int places_init(struct mesh *m, uint64_t seed); /* 0, -1 no memory */
+void places_deinit(struct mesh *m);
+
+/* The peer announces a key under a slot.  0, -1 no memory, -2 slot too high. */
+int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, bool home,
+             uint32_t age);
+/* The peer's slot is empty now; nothing if it was. */
+void place_down(struct mesh *m, struct peer *p, uint32_t slot);
+
+/* A full set begins: the former one stays usable until the end, then goes where it was not confirmed. */
+void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot);
+void places_sync_end(struct mesh *m, struct peer *p);
+/* Forgets at most max places of a peer, without saying gone.  True when none is left. */
+bool places_drop(struct mesh *m, struct peer *p, uint32_t max);
+/* peer_rank has changed: routes of all its keys anew. */
+void places_rank_changed(struct mesh *m, struct peer *p);
+
+void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
+/* The key came to us: it has not left. */
+void places_arrived(struct mesh *m, const struct derp_key *key);
+/* The key's place here or elsewhere went by announcement: it may have left the mesh. */
+void places_left(struct mesh *m, const struct derp_key *key);
+uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key);
+size_t places_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
+
+void places_tick(struct mesh *m);
+uint64_t places_next(const struct mesh *m);
+size_t places_bytes(const struct mesh *m);
+
+#endif

@@ -1,0 +1,249 @@
+/* The inside of the mesh: what mesh.c, peers.c, link.c, handshake.c, announce.c, learn.c and places.c share.
+ *
+ * Glossary: *place* = one location of a key at one peer; *slot* = the number under which a peer announces a key;
+ * *the set* = all keys that a node announces; *mark* = a PING whose PONG acknowledges all bytes sent before it.
+ * Owner: struct mesh owns peers and links; both die with it, links earlier (link_end).
+ * Thread: one.  Invariants: peer.link is in state LINK_UP and in mesh.links; an entry of the key map has at least
+ * one place; each announced place is named by exactly one slot of its peer. */
+#ifndef DERPMESH_MESH_STATE_H
+#define DERPMESH_MESH_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mesh/auth.h"
+#include "mesh/keymap.h"
+#include "mesh/mesh.h"
+#include "proto/meshmsg.h"
+
+#define NEVER     UINT64_MAX
+#define SLOT_NONE UINT32_MAX
+
+enum {
+    PEER_KEYS_MAX = 1 << 20, /* slots of one peer, and of ourselves */
+    PEERS_MAX = 0xffff,      /* a place names its peer in 16 bits */
+    PEER_DROP_BATCH = 16384, /* places dropped in one tick */
+    GLEANED_MAX = 16384,
+    LINK_NEW_MS = 3000,       /* two links younger than this: the preferred dialer's stays */
+    LINK_LAME_MS = 500,       /* the other one is closed after this */
+    LINK_CHALLENGE_MS = 1500, /* the old instance has so long to answer */
+    LINK_GOOD_MS = 10000,     /* up for so long: backoff begins anew */
+    LINK_WINDOW = 256 << 10,  /* announced bytes under way on one link */
+    LINK_MARK_EVERY = 64 << 10,
+    LINK_MARKS = 16,
+    RTT_WINDOW_MS = 30000,
+    DIAL_JITTER_MS = 100,
+    BACKOFF_FIRST_MS = 500,
+    SYNC_MIN_MS = 1000, /* full syncs of one link are at least so far apart */
+    REPLAY_RING = 256,
+    ANN_COALESCE_MS = MESH_ANN_MS / 2
+};
+
+enum link_state {
+    /*  HELLO ── theirs is good ──> AUTH ── proven ──> UP ── another link stays ──> LAME
+     *                                 └── proven, but another instance is connected ──> CHALLENGE ──> UP */
+    LINK_HELLO,
+    LINK_AUTH,
+    LINK_CHALLENGE,
+    LINK_UP,
+    LINK_LAME
+};
+
+struct mark {
+    uint64_t number, bytes, at;
+};
+
+struct peer;
+
+struct link {
+    uint64_t id;
+    enum link_state state;
+    struct peer *peer; /* NULL until an accepted link's HELLO named it */
+    bool dialer, has_exporter;
+    uint8_t exporter[32];
+    char from[64];
+    uint64_t opened_at, up_at;
+    uint64_t deadline; /* HELLO, AUTH, CHALLENGE, LAME: the end of that state */
+    struct auth auth;
+    struct meshmsg_hello theirs;
+    struct mesh_key_id key_id; /* of the mesh key that proved it */
+
+    /* Liveness. */
+    uint64_t last_rx, next_ping, ping_number;
+    bool suspect;
+    struct mark mark[LINK_MARKS]; /* PINGs without an answer, oldest first */
+    unsigned n_marks;
+    uint64_t rtt_min[2], rtt_since; /* this window's minimum and the last one's; NEVER: none */
+
+    /* What we tell: see announce.c. */
+    uint64_t sent, acked, marked; /* bytes; marked: at the last mark */
+    bool sync_wanted;             /* the peer asked */
+    bool sync_running;
+    uint64_t sync_target, sync_last;
+    uint32_t sync_cursor; /* next slot of the sync, SLOT_NONE: done */
+    bool telling;         /* a sync was begun: ANN may go */
+    uint64_t told;        /* seq */
+    uint32_t ann_cursor;  /* oldest slot not told */
+    uint64_t flush_at;
+
+    /* What we hear: see learn.c. */
+    bool sync_asked;
+};
+
+struct peer {
+    uint32_t index;
+    char *name;
+    struct node_id id;
+    const struct derpmap_node *node; /* in the map; NULL: not in it (any more) */
+    bool self, seen;                 /* seen: mark of mesh_set_map */
+    bool preferred;                  /* we are the preferred dialer */
+
+    struct link *link; /* proven and in use */
+    struct link *challenger;
+    uint64_t challenge_ping;
+    uint64_t dial;        /* under way; 0: none */
+    struct link *dialing; /* dialled by us, not yet proven */
+    uint64_t dial_at;
+    unsigned attempts;
+    bool redial;      /* reached otherwise now: dial although a link is up */
+    uint64_t down_at; /* when the last link was lost; NEVER: no link was lost since the last drop */
+
+    /* Its set as we know it: slot → position in the key map + 1. */
+    uint32_t *slots, *old_slots; /* old_slots: the former set while a sync runs */
+    uint32_t n_slots, n_old, drop_at;
+    bool parity; /* of places named by slots; those of old_slots have the other */
+    bool syncing, same_boot, synced, dropping;
+    uint64_t set_boot, in_seq;
+    uint32_t n_keys;
+
+    uint64_t boot; /* highest proven */
+    uint8_t instance[MESHMSG_INSTANCE_LEN];
+    uint8_t map_hash[MESHMSG_HASH_LEN];
+    bool has_hash;
+    char software[32], last_error[160];
+    enum mesh_peer_state state;
+    uint64_t since;
+};
+
+struct pin {
+    char *name;
+    struct derp_key key;
+};
+
+/* A client of ours, in its slot; slots hang in a list by the time of their last change (announce.c). */
+struct local_slot {
+    struct derp_key key;
+    uint64_t seq;
+    uint32_t older, newer, free_next;
+    uint32_t age;
+    bool used, home, up_fresh;
+};
+
+struct key_timer {
+    struct derp_key key;
+    uint64_t at;
+    uint32_t node;
+};
+/* A ring of timers that all last equally long, so the first in is the first due. */
+struct key_queue {
+    struct key_timer *e;
+    size_t head, n, cap;
+};
+
+struct place {
+    uint16_t node;
+    uint16_t flags;
+    uint32_t slot; /* gleaned: seconds of monotonic time when it ends */
+    uint32_t age;
+    uint32_t next; /* index + 1 into places.pool, 0: none */
+};
+
+struct places {
+    struct keymap *keys; /* struct place, the first of the key's list */
+    struct place *pool;  /* the others */
+    uint32_t pool_n, pool_cap, pool_free;
+    struct keymap *leaving; /* keys that may have left */
+    struct key_queue leave_queue, glean_queue;
+    uint32_t n_gleaned;
+};
+
+enum refusal {
+    REFUSE_HELLO,
+    REFUSE_AUTH,
+    REFUSE_PEER,
+    REFUSE_PIN,
+    REFUSE_VERSION,
+    REFUSE_REPLAY,
+    REFUSE_REFLECTION,
+    REFUSE_NAME,
+    REFUSE_KEY,
+    REFUSE_EXPORTER,
+    REFUSE_CLONE,
+    N_REFUSALS
+};
+
+struct mesh {
+    const struct mesh_ops *ops;
+    void *ctx;
+    char software[64];
+    struct key_pair node_key;
+    uint64_t boot;
+    uint8_t instance[MESHMSG_INSTANCE_LEN];
+    struct mesh_keys keys;
+    struct mesh_key_id key_id[MESH_KEYS_MAX];
+    const struct derpmap *map;
+    const struct derpmap_node *self;
+    bool accept_no_exporter;
+    uint64_t now; /* of the call that is running */
+
+    struct pin *pins;
+    size_t n_pins;
+    struct peer **peers; /* [0] is ourselves */
+    uint32_t n_peers;
+    struct link **links;
+    size_t n_links, cap_links;
+    uint64_t last_dial;
+
+    struct places places;
+
+    struct keymap *local; /* uint32_t slot */
+    struct local_slot *slot;
+    uint32_t n_slots, cap_slots, free_first, free_last, oldest, newest;
+    uint64_t seq;
+
+    uint64_t seen_nonce[REPLAY_RING]; /* first bytes of nonces of HELLOs that came in */
+    unsigned seen_next;
+    uint64_t refusal_logged[N_REFUSALS], refusal_held[N_REFUSALS];
+    struct mesh_counters count;
+    struct meshmsg out; /* scratch for the message being written */
+};
+
+/* mesh.c */
+void mesh_log(struct mesh *m, enum mesh_log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* A random number in 0…max. */
+uint64_t mesh_random(struct mesh *m, uint64_t max);
+/* Bytes that came from outside as printable ASCII into out[cap], which is returned. */
+const char *mesh_printable(char *out, size_t cap, const char *s);
+
+/* peers.c */
+struct peer *peer_by_name(const struct mesh *m, const char *name);
+struct peer *peer_by_id(const struct mesh *m, const struct node_id *id);
+struct peer *peer_by_dial(const struct mesh *m, uint64_t dial);
+/* 2: link up, 1: up but suspect, 0: no link. */
+int peer_rank(const struct peer *p);
+/* Notes a change of what mesh_peer_info.state says. */
+void peer_note(struct mesh *m, struct peer *p);
+void peer_error(struct peer *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Sets when to dial next, from all that is known of the peer. */
+void peer_schedule(struct mesh *m, struct peer *p);
+void peer_failed(struct mesh *m, struct peer *p); /* one more attempt in vain, then peer_schedule */
+void peer_tick(struct mesh *m, struct peer *p);
+uint64_t peer_next(const struct mesh *m, const struct peer *p);
+void peer_free(struct peer *p);
+int peers_take_map(struct mesh *m, const struct derpmap *map, const struct derpmap_node *self);
+const struct derp_key *pin_find(const struct mesh *m, const char *name);
+int pin_add(struct mesh *m, const char *name, const struct derp_key *key);
+
+#endif
