@@ -333,7 +333,7 @@ static void attempt_failed(struct conn *c, enum stream_end end, const char *deta
     if (end == STREAM_END_TLS && c->stream.ssl &&
         tls_client_verified(c->stream.ssl, d->node, tls, sizeof(tls)) < 0 && tls[0])
         detail = tls;
-    snprintf(d->why, sizeof(d->why), "%s: %s", conn_addr_text(addr, &c->addr), detail);
+    snprintf(d->why, sizeof(d->why), "%s: %.180s", conn_addr_text(addr, &c->addr), detail);
     d->conn = NULL;
 }
 
