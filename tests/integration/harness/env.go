@@ -50,8 +50,18 @@ func (k Kind) program(t testing.TB) string {
 	return Program(t, "DERPMESH_BIN")
 }
 
-// Each runs f as a subtest with the reference first and the program under test after it.
+// Each runs f as a subtest for the reference and for the program under test, beside each other and beside other
+// tests.
 func Each(t *testing.T, f func(t *testing.T, k Kind)) {
+	t.Parallel()
+	EachInTurn(t, func(t *testing.T, k Kind) {
+		t.Parallel()
+		f(t, k)
+	})
+}
+
+// EachInTurn is Each with nothing of this package beside it, for what keeps the cores busy.
+func EachInTurn(t *testing.T, f func(t *testing.T, k Kind)) {
 	for _, k := range []Kind{Derper, Derpmesh} {
 		t.Run(string(k), func(t *testing.T) { f(t, k) })
 	}

@@ -80,7 +80,6 @@ func TestFrames(t *testing.T) {
 // TestSlowFrames sends each byte alone: frames may be split anywhere.
 func TestSlowFrames(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		r, peer := n.Login(t), n.Connect(t, harness.Opts{})
 		data := []byte("one byte at a time")
@@ -102,7 +101,6 @@ func TestSlowFrames(t *testing.T) {
 // TestTooLongIsNotDelivered: of a frame that is too long nothing arrives, and others are not disturbed.
 func TestTooLongIsNotDelivered(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		r, dst, other := n.Login(t), n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
 		r.SendPacket(t, dst.Pub, random(65537))
@@ -122,7 +120,6 @@ func TestTooLongIsNotDelivered(t *testing.T) {
 // TestPing: the first 8 bytes come back, from 8 to 1000.
 func TestPing(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		n.Connect(t, harness.Opts{}).Alive(t)
 		for _, size := range []int{8, 9, 1000} {
@@ -214,7 +211,6 @@ func TestLogin(t *testing.T) {
 // TestFrameInsteadOfLogin: nothing but the ClientInfo is taken before the login.
 func TestFrameInsteadOfLogin(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		for _, ft := range []derp.FrameType{derp.FrameSendPacket, derp.FramePing, 0x60, 0xff} {
 			r := n.TLS(t)

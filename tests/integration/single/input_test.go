@@ -71,7 +71,6 @@ func TestBadInput(t *testing.T) {
 		{"upgrade, then half a login", true, []byte(upgrade + "\x02\x00\x00\x00\x80abc")},
 	}
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		a, b := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
 		var wg sync.WaitGroup
@@ -137,7 +136,6 @@ func TestPages(t *testing.T) {
 	}
 	for _, cert := range []harness.CertKind{harness.CertCA, harness.CertNone} {
 		t.Run(string(cert), func(t *testing.T) {
-			t.Parallel()
 			harness.Each(t, func(t *testing.T, k harness.Kind) {
 				n := one(t, k, cert)
 				for _, tc := range table {
@@ -185,7 +183,6 @@ func TestUpgradeAnswer(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		for _, upgrade := range []string{"DERP", "derp", "websocket"} {
 			t.Run(method+" "+upgrade, func(t *testing.T) {
-				t.Parallel()
 				harness.Each(t, func(t *testing.T, k harness.Kind) {
 					n := one(t, k, harness.CertCA)
 					r := n.TLS(t)
@@ -232,7 +229,6 @@ func TestSTUN(t *testing.T) {
 		{"an answer", stun.Response(tx, netip.MustParseAddrPort("127.0.0.1:1")), false},
 	}
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		for _, tc := range table {
 			conn, err := net.Dial("udp", net.JoinHostPort(n.Addr, fmt.Sprint(n.STUNPort)))

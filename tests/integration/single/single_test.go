@@ -57,7 +57,6 @@ func TestSameNode(t *testing.T) {
 		{"plain", harness.CertNone, harness.Opts{}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
 			harness.Each(t, func(t *testing.T, k harness.Kind) {
 				n := one(t, k, tc.cert)
 				a, b := n.Connect(t, tc.opts), n.Connect(t, tc.opts)
@@ -106,7 +105,6 @@ func checkTLS(t *testing.T, c *harness.Client, version uint16) {
 // TestWrongCertificate shows that the clients of TestSameNode really check what they are given.
 func TestWrongCertificate(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertPin)
 		for name, entry := range map[string]tailcfg.DERPNode{
 			"no pin":    {CertName: ""},
@@ -127,7 +125,6 @@ func TestWrongCertificate(t *testing.T) {
 func TestFastStart(t *testing.T) {
 	for _, cert := range []harness.CertKind{harness.CertCA, harness.CertNone} {
 		t.Run(string(cert), func(t *testing.T) {
-			t.Parallel()
 			harness.Each(t, func(t *testing.T, k harness.Kind) {
 				n := one(t, k, cert)
 				slow, fast := n.TLS(t), n.TLS(t)
@@ -142,7 +139,6 @@ func TestFastStart(t *testing.T) {
 // TestPeerGone: who leaves is told to those who have heard from it, once, and to no one else.
 func TestPeerGone(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		leaver := n.Connect(t, harness.Opts{})
 		heard1, heard2 := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
@@ -182,7 +178,6 @@ func TestPeerGone(t *testing.T) {
 // the key is gone when the last one goes.
 func TestTwoConnections(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		peer := n.Connect(t, harness.Opts{})
 		priv := key.NewNode()
@@ -244,7 +239,6 @@ func TestTwoConnections(t *testing.T) {
 // other packets are not.
 func TestNotHere(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
-		t.Parallel()
 		n := one(t, k, harness.CertCA)
 		a, b := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
 		unknown := key.NewNode().Public()
