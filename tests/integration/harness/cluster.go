@@ -2,6 +2,8 @@ package harness
 
 import (
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -49,12 +51,12 @@ type Cluster struct {
 	MapFile string
 	KeyFile string // mesh keys
 	CA      *CA
-	Nodes   []*Node
+	Nodes   []*Node // those in the map
 
+	all    []*Node // those taken out of it too
 	caFile string
 	block  string // "127.x.y.", the nodes are .1, .2, …
 	port   int    // next port to try
-	mu     sync.Mutex
 }
 
 // Node is one relay node of a cluster.
@@ -126,23 +128,18 @@ func (c *Cluster) StartAll(t testing.TB) {
 
 // end stops the nodes, checks how they ended, and prints their logs if the test failed.
 func (c *Cluster) end(t testing.TB) {
+	started := slices.DeleteFunc(slices.Clone(c.all), func(n *Node) bool { return n.proc == nil })
 	var wg sync.WaitGroup
-	for _, n := range c.Nodes {
-		if n.proc != nil {
-			wg.Go(func() { n.proc.stop(t) })
-		}
+	for _, n := range started {
+		wg.Go(func() { n.proc.stop(t) })
 	}
 	wg.Wait()
-	for _, n := range c.Nodes {
-		if n.proc != nil {
-			checkLog(t, n.Name, n.Log)
-		}
+	for _, n := range started {
+		checkLog(t, n.Name, n.Log)
 	}
 	if t.Failed() {
-		for _, n := range c.Nodes {
-			if n.proc != nil {
-				printLog(t, n.Name, n.Log)
-			}
+		for _, n := range started {
+			printLog(t, n.Name, n.Log)
 		}
 	}
 	if os.Getenv("KEEP") != "" {
@@ -168,7 +165,7 @@ func (c *Cluster) SetMeshKeys(t testing.TB, keys ...string) {
 // AddNode puts one more node into the region, in memory only: WriteMap tells the others.
 func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 	t.Helper()
-	i := len(c.Nodes) + 1
+	i := len(c.all) + 1
 	name := fmt.Sprintf("n%d", i)
 	n := &Node{
 		Addr: fmt.Sprintf("%s%d", c.block, i),
@@ -200,17 +197,13 @@ func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 		n.InsecureForTests = true
 	}
 	c.Nodes = append(c.Nodes, n)
+	c.all = append(c.all, n)
 	return n
 }
 
 // RemoveNode takes the node out of the map, in memory only; the program goes on until it is stopped.
-func (c *Cluster) RemoveNode(t testing.TB, n *Node) {
+func (c *Cluster) RemoveNode(n *Node) {
 	c.Nodes = slices.DeleteFunc(c.Nodes, func(o *Node) bool { return o == n })
-	t.Cleanup(func() {
-		if n.proc != nil {
-			checkLog(t, n.Name, n.Log)
-		}
-	})
 }
 
 // freePort finds a port of addr that is free for TCP and UDP, below those that the system gives to clients.
@@ -468,6 +461,52 @@ func (c *Cluster) waitDerpers(t testing.TB) {
 	for _, cl := range clients {
 		cl.Close()
 	}
+}
+
+// ServedCert is the certificate that the node shows to a new connection.
+func (n *Node) ServedCert(t testing.TB) *x509.Certificate {
+	t.Helper()
+	r := n.TLS(t)
+	defer r.Close()
+	return r.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+// Peer is what the node says of its link to the other: "up" and so on, "" if it knows no such node.
+func (n *Node) Peer(other *Node) (string, error) {
+	s, err := n.Status()
+	if err != nil {
+		return "", err
+	}
+	for _, p := range s.Mesh.Peers {
+		if p.Name == other.Name {
+			return p.State, nil
+		}
+	}
+	return "", nil
+}
+
+// LogSize marks a place in the node's log for LogSince.
+func (n *Node) LogSize(t testing.TB) int64 {
+	t.Helper()
+	fi, err := os.Stat(n.Log)
+	must(t, err)
+	return fi.Size()
+}
+
+// Complaints are the lines of level warn or error that the node logged since then.
+func (n *Node) Complaints(t testing.TB, since int64) (lines []string) {
+	t.Helper()
+	b, err := os.ReadFile(n.Log)
+	must(t, err)
+	for line := range strings.Lines(string(b[since:])) {
+		if !strings.HasSuffix(line, "\n") {
+			continue // still being written
+		}
+		if level, _, _ := strings.Cut(line, " "); level == "warn" || level == "error" {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
 }
 
 // CAFile is the authority's certificate, for programs that read SSL_CERT_FILE.
