@@ -1,0 +1,214 @@
+// Package faults ends nodes, adds them and takes them away, and looks at the clients of the others.
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"tailscale.com/derp"
+	"tailscale.com/types/key"
+
+	"derpmesh/tests/integration/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+func cluster(t *testing.T, nodes int) *harness.Cluster {
+	t.Helper()
+	return harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: slices.Repeat([]int{1}, nodes)})
+}
+
+// flow starts traffic between two clients at each of the nodes, each to each; stop fails the test if a frame was
+// lost, doubled or out of order, or a connection ended.
+func flow(t *testing.T, nodes ...*harness.Node) (stop func()) {
+	t.Helper()
+	tr := harness.NewTraffic()
+	members := tr.Join(t, append(nodes, nodes...)...)
+	time.Sleep(harness.Scaled(time.Second)) // the announcements are out
+	end := tr.Run(t, 20*time.Millisecond, 400)
+	return func() {
+		t.Helper()
+		end()
+		for _, m := range members {
+			if m.AllGone() != 0 {
+				t.Errorf("at %s: PeerGone for a peer that was there all the time: %s", m.Node.Name, m.Summary())
+			}
+		}
+	}
+}
+
+// TestKill: kill -9 of one node of three, and its restart.  The clients of the others notice nothing of each
+// other; the killed node's client comes back and is reached again, before it was ever called gone.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 3)
+	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+	stop := flow(t, n1, n2)
+	p1, p2 := n1.Connect(t, harness.Opts{Home: true}), n2.Connect(t, harness.Opts{Home: true})
+	priv := key.NewNode()
+	lone := n3.Connect(t, harness.Opts{Key: priv, Home: true})
+	c.WaitRoutes(t, p1, p2, lone)
+	for round := range 3 {
+		n3.Kill(t)
+		killed := time.Now()
+		if _, ok := lone.Wait(5*time.Second, func(e harness.Event) bool { _, ok := e.Msg.(harness.Closed); return ok }); !ok {
+			t.Fatal("the client of the killed node did not notice")
+		}
+		// Packets for it are dropped now; nothing else happens.
+		p1.MustSend(t, priv.Public(), []byte("into the void"))
+		time.Sleep(500 * time.Millisecond)
+		n3.Start(t)
+		n3.WaitReady(t)
+		lone = n3.Connect(t, harness.Opts{Key: priv, Home: true})
+		c.WaitRoutes(t, p1, p2, lone)
+		took := time.Since(killed)
+		t.Logf("round %d: reached again %v after the kill", round, took.Round(time.Millisecond))
+		if gone := p1.Gone(priv.Public()) + p2.Gone(priv.Public()); gone != 0 && took < 8*time.Second {
+			t.Errorf("round %d: called gone though it was back in %v: %s / %s", round, took, p1.Summary(), p2.Summary())
+		}
+		c.WaitMesh(t)
+	}
+	stop()
+}
+
+// TestKillForGood: the node stays away.  Whoever heard from its clients is told, once; a client that goes to
+// another node is reached there at once and is not called gone.
+func TestKillForGood(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 3)
+	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+	stop := flow(t, n1, n2)
+	heard, stranger := n1.Connect(t, harness.Opts{}), n2.Connect(t, harness.Opts{})
+	stays := n3.Connect(t, harness.Opts{})
+	moverKey := key.NewNode()
+	mover := n3.Connect(t, harness.Opts{Key: moverKey})
+	c.WaitRoutes(t, heard, stays, mover)
+
+	n3.Kill(t)
+	mover = n2.Connect(t, harness.Opts{Key: moverKey})
+	time.Sleep(harness.Scaled(100 * time.Millisecond))
+	hello := []byte("found at its new place")
+	heard.MustSend(t, moverKey.Public(), hello)
+	mover.WaitPacket(t, heard.Pub, hello)
+
+	// 10 s until an unreachable node's clients count as gone, and some jitter.
+	heard.WaitGone(t, 30*time.Second, stays.Pub, derp.PeerGoneReasonDisconnected)
+	time.Sleep(2 * time.Second)
+	if heard.Gone(stays.Pub) != 1 || heard.Gone(moverKey.Public()) != 0 {
+		t.Errorf("one PeerGone for the one that did not come back expected: %s", heard.Summary())
+	}
+	if stranger.AllGone() != 0 {
+		t.Errorf("PeerGone for one that was never heard from: %s", stranger.Summary())
+	}
+	c.WaitRoutes(t, heard, mover, stranger)
+	stop()
+}
+
+// TestAddAndTakeAway: a node comes into the map and goes again.  The clients of the others notice nothing of it
+// but that they can reach its clients, and then no longer.
+func TestAddAndTakeAway(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 2)
+	n1, n2 := c.Nodes[0], c.Nodes[1]
+	stop := flow(t, n1, n2)
+	p1, p2 := n1.Connect(t, harness.Opts{}), n2.Connect(t, harness.Opts{})
+	c.WaitRoutes(t, p1, p2)
+
+	n3 := c.AddNode(t, 902)
+	c.WriteMap(t)
+	c.Hup(t)
+	n3.Start(t)
+	n3.WaitReady(t)
+	c.WaitMesh(t)
+	p3 := n3.Connect(t, harness.Opts{})
+	time.Sleep(harness.Scaled(100 * time.Millisecond))
+	for _, p := range []*harness.Client{p1, p2} {
+		there, back := []byte("welcome "+p.Node.Name), []byte("thanks "+p.Node.Name)
+		p.MustSend(t, p3.Pub, there)
+		p3.WaitPacket(t, p.Pub, there)
+		p3.MustSend(t, p.Pub, back)
+		p.WaitPacket(t, p3.Pub, back)
+	}
+
+	c.RemoveNode(n3)
+	c.WriteMap(t)
+	c.Hup(t)
+	c.WaitMesh(t) // no one else is a peer now
+	// Nothing goes there any more, though the program still runs.
+	harness.Eventually(t, 10*time.Second, "the node that was taken away is cut off", func() error {
+		p := []byte(fmt.Sprintf("still there? %d", time.Now().UnixNano()))
+		p1.MustSend(t, p3.Pub, p)
+		time.Sleep(200 * time.Millisecond)
+		if p3.Packets(p) != 0 {
+			return errors.New("a packet still arrived")
+		}
+		return nil
+	})
+	for _, p := range []*harness.Client{p1, p2} {
+		p.WaitGone(t, 30*time.Second, p3.Pub, derp.PeerGoneReasonDisconnected)
+	}
+	p3.Close()
+	n3.Stop(t)
+	c.WaitRoutes(t, p1, p2)
+	stop()
+}
+
+// TestRollingRestart: each node in turn is stopped in order and started again; what does not pass it goes on.
+func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 3)
+	for i, n := range c.Nodes {
+		stop := flow(t, c.Nodes[(i+1)%3], c.Nodes[(i+2)%3])
+		n.Stop(t)
+		n.Start(t)
+		n.WaitReady(t)
+		c.WaitMesh(t)
+		stop()
+		a, b := n.Connect(t, harness.Opts{}), c.Nodes[(i+1)%3].Connect(t, harness.Opts{})
+		c.WaitRoutes(t, a, b)
+		a.Close()
+		b.Close()
+	}
+}
+
+// TestStopInOrder: a node that is stopped closes its clients, and the others' clients are told of them.
+func TestStopInOrder(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 2)
+	here, there := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{})
+	c.WaitRoutes(t, here, there)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Nodes[1].Stop(t)
+	}()
+	if _, ok := there.Wait(30*time.Second, func(e harness.Event) bool { _, ok := e.Msg.(harness.Closed); return ok }); !ok {
+		t.Error("the client of the stopped node was not closed")
+	}
+	<-done
+	here.WaitGone(t, 30*time.Second, there.Pub, derp.PeerGoneReasonDisconnected)
+	here.Alive(t)
+}
+
+// TestAllAtOnce: all nodes are killed and start again together.
+func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, 3)
+	for _, n := range c.Nodes {
+		n.Kill(t)
+	}
+	start := time.Now()
+	for _, n := range c.Nodes {
+		n.Start(t)
+	}
+	for _, n := range c.Nodes {
+		n.WaitReady(t)
+	}
+	c.WaitMesh(t)
+	t.Logf("linked again after %v", time.Since(start).Round(time.Millisecond))
+	a, b, d := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{}), c.Nodes[2].Connect(t, harness.Opts{})
+	c.WaitRoutes(t, a, b, d)
+}

@@ -1,0 +1,247 @@
+package harness
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"testing"
+	"time"
+
+	"tailscale.com/derp"
+	"tailscale.com/types/key"
+)
+
+// Traffic is a set of clients between which numbered packets go; each client checks all that it gets: made for
+// it, from whom it says, whole, and the next one of its pair.
+type Traffic struct {
+	members []*Member
+	index   map[key.NodePublic]int
+	mu      sync.Mutex
+	bad     []string
+}
+
+// Member is one client of a Traffic.
+type Member struct {
+	*Client
+	tr   *Traffic
+	self int
+
+	sendMu sync.Mutex
+	sent   []uint32 // to each member: packets sent
+	recvMu sync.Mutex
+	got    []uint32 // from each member: packets received, which is the number expected next
+	total  int
+}
+
+// NewTraffic makes an empty set.
+func NewTraffic() *Traffic { return &Traffic{index: map[key.NodePublic]int{}} }
+
+// Join connects one client more at each of the nodes; all members join before the first packet.
+func (tr *Traffic) Join(t testing.TB, nodes ...*Node) []*Member {
+	t.Helper()
+	first := len(tr.members)
+	privs := make([]key.NodePrivate, len(nodes))
+	for i := range nodes {
+		privs[i] = key.NewNode()
+		tr.index[privs[i].Public()] = first + i
+		tr.members = append(tr.members, &Member{tr: tr, self: first + i})
+	}
+	for _, m := range tr.members {
+		m.sent = make([]uint32, len(tr.members))
+		m.got = make([]uint32, len(tr.members))
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16) // logins at a time
+	for i, n := range nodes {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			m := tr.members[first+i]
+			c, err := n.TryConnect(t, Opts{Key: privs[i], OnPacket: m.receive})
+			if err != nil {
+				t.Errorf("member %d at %s: %v", m.self, n.Name, err)
+				return
+			}
+			m.Client = c
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return tr.members[first:]
+}
+
+func (tr *Traffic) fault(format string, args ...any) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.bad) < 20 {
+		tr.bad = append(tr.bad, fmt.Sprintf(format, args...))
+	}
+}
+
+// Faults is what went wrong so far: packets misdelivered, damaged, doubled, out of order or skipped.
+func (tr *Traffic) Faults() []string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return append([]string(nil), tr.bad...)
+}
+
+// A packet: source, destination, number in the pair, length, filler, CRC.
+const packetMin = 20
+
+// SendTo sends the pair's next packet, of the given size.
+func (m *Member) SendTo(o *Member, size int) error {
+	m.sendMu.Lock()
+	defer m.sendMu.Unlock()
+	b := make([]byte, max(size, packetMin))
+	seq := m.sent[o.self]
+	binary.BigEndian.PutUint32(b[0:], uint32(m.self))
+	binary.BigEndian.PutUint32(b[4:], uint32(o.self))
+	binary.BigEndian.PutUint32(b[8:], seq)
+	binary.BigEndian.PutUint32(b[12:], uint32(len(b)))
+	for i := 16; i < len(b)-4; i++ {
+		b[i] = byte(i) ^ byte(seq)
+	}
+	binary.BigEndian.PutUint32(b[len(b)-4:], crc32.ChecksumIEEE(b[:len(b)-4]))
+	if err := m.Send(o.Pub, b); err != nil {
+		return err
+	}
+	m.sent[o.self]++
+	return nil
+}
+
+func (m *Member) receive(p derp.ReceivedPacket) {
+	b := p.Data
+	if len(b) < packetMin || crc32.ChecksumIEEE(b[:len(b)-4]) != binary.BigEndian.Uint32(b[len(b)-4:]) {
+		m.tr.fault("member %d got %d bytes that nobody sent so", m.self, len(b))
+		return
+	}
+	src, dst := int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[4:]))
+	seq := binary.BigEndian.Uint32(b[8:])
+	if dst != m.self {
+		m.tr.fault("member %d got a packet from %d for %d", m.self, src, dst)
+		return
+	}
+	if i, ok := m.tr.index[p.Source]; !ok || i != src {
+		m.tr.fault("member %d got a packet of %d under the key of %d", m.self, src, i)
+		return
+	}
+	m.recvMu.Lock()
+	defer m.recvMu.Unlock()
+	m.total++
+	if want := m.got[src]; seq != want {
+		what := "lost or out of order"
+		if seq < want {
+			what = "doubled or out of order"
+		}
+		m.tr.fault("pair %d->%d (%s->%s): number %d, expected %d: %s", src, dst,
+			m.tr.members[src].Node.Name, m.Node.Name, seq, want, what)
+	}
+	m.got[src] = max(seq+1, m.got[src])
+}
+
+// Received counts all packets that the members got.
+func (tr *Traffic) Received() (n int) {
+	for _, m := range tr.members {
+		m.recvMu.Lock()
+		n += m.total
+		m.recvMu.Unlock()
+	}
+	return n
+}
+
+// Sent counts all packets that the members sent.
+func (tr *Traffic) Sent() (n int) {
+	for _, m := range tr.members {
+		m.sendMu.Lock()
+		for _, s := range m.sent {
+			n += int(s)
+		}
+		m.sendMu.Unlock()
+	}
+	return n
+}
+
+// Settle waits until all that was sent has arrived and fails the test if it does not, or if anything was wrong.
+func (tr *Traffic) Settle(t testing.TB) {
+	t.Helper()
+	err := poll(15*time.Second, func() error {
+		if s, r := tr.Sent(), tr.Received(); s != r {
+			return fmt.Errorf("sent %d, received %d", s, r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("traffic: %v", err)
+		tr.tellMissing(t)
+	}
+	for _, f := range tr.Faults() {
+		t.Error(f)
+	}
+	for _, m := range tr.members {
+		if err := m.Lost(); err != nil {
+			t.Errorf("member %d at %s lost its connection: %v", m.self, m.Node.Name, err)
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+func (tr *Traffic) tellMissing(t testing.TB) {
+	lines := 0
+	for _, from := range tr.members {
+		for _, to := range tr.members {
+			from.sendMu.Lock()
+			sent := from.sent[to.self]
+			from.sendMu.Unlock()
+			to.recvMu.Lock()
+			got := to.got[from.self]
+			to.recvMu.Unlock()
+			if sent != got && lines < 10 {
+				t.Errorf("pair %d->%d (%s->%s): sent %d, the last number that came is %d",
+					from.self, to.self, from.Node.Name, to.Node.Name, sent, int(got)-1)
+				lines++
+			}
+		}
+	}
+}
+
+// Run sends one packet of the size from each member to each other, once every interval, until stop is called;
+// stop waits until all has arrived and checks it.  Sending stays below what any queue holds.
+func (tr *Traffic) Run(t testing.TB, interval time.Duration, size int) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+			for _, a := range tr.members {
+				for _, b := range tr.members {
+					if a == b {
+						continue
+					}
+					if err := a.SendTo(b, size); err != nil {
+						tr.fault("member %d at %s cannot send: %v", a.self, a.Node.Name, err)
+						return
+					}
+				}
+			}
+		}
+	}()
+	var once sync.Once
+	end := func() { once.Do(func() { close(quit); <-done }) }
+	t.Cleanup(end)
+	return func() {
+		t.Helper()
+		end()
+		tr.Settle(t)
+	}
+}
