@@ -34,7 +34,7 @@ func startProc(t testing.TB, name, logPath string, env []string, program string,
 	fmt.Fprintf(f, "$ %s %s\n", filepath.Base(program), strings.Join(args, " "))
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = f, f
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(cleanEnv(), env...)
 	// The node ends with the test program, even when that one is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -126,4 +126,16 @@ func printLog(t testing.TB, name, path string) {
 		b = append([]byte("[…]\n"), b[len(b)-most:]...)
 	}
 	t.Logf("----- log of %s -----\n%s-----", name, b)
+}
+
+// cleanEnv is our environment without the variables that only this harness knows:
+// derpmesh refuses a DERPMESH_ variable that is no setting of it.
+func cleanEnv() []string {
+	var out []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "DERPMESH_") {
+			out = append(out, kv)
+		}
+	}
+	return out
 }
