@@ -18,11 +18,11 @@ struct clients;
 
 /* What an event has changed for the key. */
 struct clients_change {
-    bool first;             /* the key was not here before */
-    bool last;              /* the key is not here any more */
-    bool home_changed;      /* home says whether any connection has this node as home */
+    bool first;        /* the key was not here before */
+    bool last;         /* the key is not here any more */
+    bool home_changed; /* home says whether any connection has this node as home */
     bool home;
-    bool active_changed;    /* active is where packets go from now on (not set with last) */
+    bool active_changed; /* active is where packets go from now on (not set with last) */
     struct conn_ref active;
 };
 

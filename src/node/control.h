@@ -44,7 +44,7 @@ struct control_pin; /* mesh_io.c: a node key to be stored */
 struct control {
     uv_loop_t *loop;
     struct inbox inbox;
-    struct site *site;             /* counted */
+    struct site *site; /* counted */
     struct mesh *mesh;
     struct clients *clients;
     struct worker **workers;
@@ -52,7 +52,7 @@ struct control {
     struct login_limits *limits;
     const struct keystore *keystore;
     const struct listen_plan *plan;
-    struct conn_ref *links;        /* of the mesh, by no order */
+    struct conn_ref *links; /* of the mesh, by no order */
     size_t n_links, cap_links;
     struct control_dial *dials;
     size_t n_dials, cap_dials;
@@ -61,8 +61,8 @@ struct control {
     struct control_pin *pins, *pins_tail; /* to be stored, the first is under way */
     uv_prepare_t prepare;
     uv_timer_t timer, sample;
-    uint64_t timer_at;             /* when timer fires; UINT64_MAX: it does not */
-    uint64_t started, site_since;  /* ms */
+    uint64_t timer_at;                         /* when timer fires; UINT64_MAX: it does not */
+    uint64_t started, site_since;              /* ms */
     uint64_t samples[CONTROL_SAMPLES][STAT_N]; /* sums every CONTROL_SAMPLE_MS, in a ring */
     unsigned sample_at;
     void (*on_stopped)(void *ctx); /* all workers have said IN_STOPPED */

@@ -16,9 +16,11 @@ struct derp_client;
 
 struct derp_client_ops {
     void (*open)(void *ctx, struct derp_client *c); /* logged in */
-    void (*packet)(void *ctx, struct derp_client *c, const struct derp_key *src, const uint8_t *payload, size_t len);
-    void (*peer_gone)(void *ctx, struct derp_client *c, const struct derp_key *peer, uint8_t reason); /* may be NULL */
-    void (*pong)(void *ctx, struct derp_client *c, const uint8_t data[static 8]);                     /* may be NULL */
+    void (*packet)(void *ctx, struct derp_client *c, const struct derp_key *src, const uint8_t *payload,
+                   size_t len);
+    void (*peer_gone)(void *ctx, struct derp_client *c, const struct derp_key *peer,
+                      uint8_t reason);                                            /* may be NULL */
+    void (*pong)(void *ctx, struct derp_client *c, const uint8_t data[static 8]); /* may be NULL */
     /* why: a sentence for a person; "" if derp_client_close was called. */
     void (*closed)(void *ctx, struct derp_client *c, const char *why);
 };

@@ -83,9 +83,10 @@ struct inbox_msg {
 };
 
 struct inbox {
-    _Atomic(struct inbox_msg *) head; /* newest first; the inbox's own address ends the list of a stopped one */
-    _Atomic uint32_t senders;         /* threads inside inbox_post: inbox_stop waits for them */
-    bool stopped;                     /* owner's thread */
+    _Atomic(struct inbox_msg *)
+        head;                 /* newest first; the inbox's own address ends the list of a stopped one */
+    _Atomic uint32_t senders; /* threads inside inbox_post: inbox_stop waits for them */
+    bool stopped;             /* owner's thread */
     uv_async_t async;
     /* The message is freed after it, and its reference to a site given back. */
     void (*handle)(void *ctx, struct inbox_msg *m);

@@ -18,11 +18,11 @@ enum { LISTEN_TEXT = 72, LISTEN_BACKLOG = 4096 };
 
 struct listen_at {
     bool on;
-    bool optional;           /* by default only: a port that cannot be had is worth a warning, not a refusal */
+    bool optional; /* by default only: a port that cannot be had is worth a warning, not a refusal */
     int port;
     struct sockaddr_storage addr;
     socklen_t len;
-    char text[LISTEN_TEXT];  /* "[::]:443"; "off" */
+    char text[LISTEN_TEXT]; /* "[::]:443"; "off" */
 };
 
 struct listen_plan {

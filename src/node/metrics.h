@@ -16,7 +16,8 @@ struct metrics {
 };
 
 /* 0, or -1 with a sentence. */
-int metrics_start(struct metrics *m, struct control *c, const struct config_listen *at, char *err, size_t err_len);
+int metrics_start(struct metrics *m, struct control *c, const struct config_listen *at, char *err,
+                  size_t err_len);
 void metrics_stop(struct metrics *m);
 
 /* The text of /metrics, malloc'd; NULL without memory. */

@@ -34,9 +34,10 @@ struct oneshot {
 };
 
 /* 0 or a libuv error.  After an error there is nothing to stop, but the loop must turn before s goes. */
-int oneshot_listen_tcp(struct oneshot *s, uv_loop_t *loop, const struct sockaddr *addr, const struct oneshot_ops *ops,
-                       void *ctx);
-int oneshot_listen_pipe(struct oneshot *s, uv_loop_t *loop, const char *path, const struct oneshot_ops *ops, void *ctx);
+int oneshot_listen_tcp(struct oneshot *s, uv_loop_t *loop, const struct sockaddr *addr,
+                       const struct oneshot_ops *ops, void *ctx);
+int oneshot_listen_pipe(struct oneshot *s, uv_loop_t *loop, const char *path, const struct oneshot_ops *ops,
+                        void *ctx);
 /* Idempotent.  Connections whose question is still being answered wait for it. */
 void oneshot_stop(struct oneshot *s);
 

@@ -211,9 +211,10 @@ static bool to_local(struct relay *r, const struct run *run)
 
 static void route(struct relay *r, const struct run *run)
 {
-    if (to_local(r, run))
+    if (to_local(r, run) || to_node(r, run, routes_remote(r->routes, &run->dst)))
         return;
-    if (!to_node(r, run, routes_remote(r->routes, &run->dst)))
+    r->ops->catch_up(r->ctx); /* a login of this moment may wait in the inbox */
+    if (!to_local(r, run) && !to_node(r, run, routes_remote(r->routes, &run->dst)))
         to_nobody(r, run);
 }
 
@@ -373,6 +374,9 @@ static void from_node(struct relay *r, struct conn *link, const struct frame *f)
     size_t len;
     run.start = mesh_data_to_recv(&d, &len);
     run.len = (uint32_t)len;
+    if (to_local(r, &run))
+        return;
+    r->ops->catch_up(r->ctx);
     if (to_local(r, &run))
         return;
     uint32_t node = routes_remote(r->routes, &run.dst);

@@ -33,6 +33,8 @@ enum { RELAY_BATCH_MAX = 4 << 20 };
 
 /* The way up, to the worker. */
 struct relay_ops {
+    /* A destination is not known: read now what other threads have told about routes. */
+    void (*catch_up)(void *ctx);
     /* A frame came from a connection that is not its key's active one. */
     void (*active)(void *ctx, struct conn *c);
     void (*home)(void *ctx, struct conn *c);

@@ -271,7 +271,8 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
 
 /* ---- the DERP login ---- */
 
-/* The key's packets come to this connection from now on, as far as this worker sends them. */
+/* The key's packets come to this connection from now on. The other workers learn it before the client gets our answer
+ * (ServerInfo, Pong): who has it may tell a peer, whose packet must then find its way. */
 static void make_active(struct worker *w, struct conn *c)
 {
     const struct conn_ref *old = routes_local(w->relay.routes, &c->key);
@@ -284,6 +285,7 @@ static void make_active(struct worker *w, struct conn *c)
     if (routes_local_set(w->relay.routes, &c->key, &me) < 0)
         log_limited(LOG_ERROR, "conn", "no memory for a route");
     c->active = true;
+    worker_share_local(w, c);
 }
 
 void session_make_active(struct conn *c)

@@ -32,7 +32,8 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
 struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char *warn, size_t warn_len);
 /* This node in the map: the one called name; without a name the only one, or the only one with an address of this
  * machine.  NULL with a sentence that lists the names there are. */
-const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err, size_t err_len);
+const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err,
+                                          size_t err_len);
 /* What to load a certificate for this node by; borrows all it points to. */
 struct tls_server_params site_tls_params(const struct config *c, const struct derpmap_node *self,
                                          const struct derp_key *node_key);

@@ -21,7 +21,8 @@ json_t *status_error(const char *text);
 void status_problems(const struct control *c, void (*say)(void *ctx, const char *sentence), void *ctx);
 /* Calls out for each counter of the mesh. */
 void status_mesh_counters(const struct control *c,
-                          void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v), void *ctx);
+                          void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v),
+                          void *ctx);
 const char *status_peer_state(enum mesh_peer_state s);
 /* "2036-01-01T00:00:00Z" */
 enum { STATUS_TIME = 32 };

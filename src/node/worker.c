@@ -35,6 +35,18 @@ void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, b
     inbox_post(w->control, m);
 }
 
+void worker_share_local(struct worker *w, const struct conn *c)
+{
+    for (uint32_t i = 0; i < w->n_workers; i++) {
+        struct inbox_msg *m = i == w->index ? NULL : inbox_msg_new(IN_LOCAL_SET, 0);
+        if (!m)
+            continue; /* itself; or no memory: the control thread's IN_LOCAL_SET follows */
+        m->key = c->key;
+        m->ref = (struct conn_ref){c->gen, c->slot, w->index};
+        inbox_post(&w->workers[i]->inbox, m);
+    }
+}
+
 static void post_batch(struct worker *w, uint32_t to)
 {
     struct relay_batch *b = &w->relay.batch[to];
@@ -134,7 +146,14 @@ static void relay_close(void *ctx, struct conn *c, enum stat_id why, const char 
     session_close(c, why, text);
 }
 
-static const struct relay_ops relay_ops = {.active = relay_active,
+static void relay_catch_up(void *ctx)
+{
+    struct worker *w = ctx;
+    inbox_drain(&w->inbox);
+}
+
+static const struct relay_ops relay_ops = {.catch_up = relay_catch_up,
+                                           .active = relay_active,
                                            .home = relay_home,
                                            .glean = relay_glean,
                                            .link_control = relay_link_control,

@@ -74,6 +74,8 @@ int worker_start(struct worker *w); /* 0 or libuv error: starts the thread */
 /* After IN_STOPPED (or if never started): joins and frees. */
 void worker_free(struct worker *w);
 
+/* Tells the other workers that packets for c's key go to c. */
+void worker_share_local(struct worker *w, const struct conn *c);
 /* The stream of c has closed: takes it off the tables and frees it. */
 void worker_conn_free(struct conn *c);
 /* While stopping: goes on once the last connection and dial are over. */

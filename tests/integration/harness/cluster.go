@@ -502,8 +502,8 @@ func (n *Node) Complaints(t testing.TB, since int64) (lines []string) {
 		if !strings.HasSuffix(line, "\n") {
 			continue // still being written
 		}
-		if level, _, _ := strings.Cut(line, " "); level == "warn" || level == "error" {
-			lines = append(lines, strings.TrimSpace(line))
+		if words := strings.Fields(line); len(words) > 1 && (words[1] == "warn" || words[1] == "error") {
+			lines = append(lines, strings.TrimSpace(line)) // words[0] is the time
 		}
 	}
 	return lines
