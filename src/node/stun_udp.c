@@ -64,10 +64,9 @@ static void on_recv(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, const str
 {
     struct stun_udp *s = udp->data;
 
+    (void)flags; /* a datagram that was cut is longer than any request: what is left of it is malformed */
     if (nread < 0 || from == NULL)
         return;
-    if (flags & UV_UDP_PARTIAL)
-        nread = 0; /* longer than any request: as malformed as an empty one */
     answer(s, (const uint8_t *)buf->base, (size_t)nread, from);
 }
 

@@ -7,6 +7,8 @@
 
 #include "node/http.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 static void check_page(const struct http_reply *r, bool head_only)
 {
     struct http1_head h;

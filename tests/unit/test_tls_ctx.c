@@ -3,6 +3,8 @@
 
 #include <time.h>
 
+#include "node/tls_cert.h"
+
 static char err[1024], warn[1024];
 
 static struct tls_server *load(const char *dir, const char *host, const char *cert_name, bool may_make)
@@ -105,10 +107,24 @@ static void half_a_pair(void **state)
 {
     char *dir = temp_dir(), path[256];
     struct made m = make_for("IP:192.0.2.7", NULL);
+    struct tls_pair pair = {0};
+    struct stat before, after;
 
     (void)state;
     write_certs(dir, "192.0.2.7.crt", m.cert, NULL);
     refused(load(dir, "192.0.2.7", NULL, true), "192.0.2.7.key is missing");
+
+    /* Somebody put it there while the pair was being made: what is there stays, and nothing comes beside it. */
+    snprintf(path, sizeof path, "%s/192.0.2.7.key", dir);
+    snprintf(pair.key_file, sizeof pair.key_file, "%s", path);
+    snprintf(pair.crt_file, sizeof pair.crt_file, "%s/192.0.2.7.crt", dir);
+    assert_int_equal(stat(pair.crt_file, &before), 0);
+    assert_int_equal(tls_pair_make(&pair, "192.0.2.7", err, sizeof err), -1);
+    has(err, "cannot write ");
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(stat(pair.crt_file, &after), 0);
+    assert_int_equal(before.st_ino, after.st_ino);
+
     snprintf(path, sizeof path, "%s/192.0.2.7.crt", dir);
     assert_int_equal(unlink(path), 0);
     write_key(dir, "192.0.2.7.key", m.key);
@@ -145,7 +161,7 @@ static void damaged_files(void **state)
     fclose(f);
     refused(load(dir, "relay.example", NULL, true), "has a password");
     assert_int_equal(unlink(text), 0);
-    assert_int_equal(mkdir(text, 0700), 0);
+    assert_int_equal(mkfifo(text, 0600), 0); /* must not wait for a writer */
     refused(load(dir, "relay.example", NULL, true), "relay.example.key is no file");
     unmake(&a);
     unmake(&b);
@@ -427,6 +443,7 @@ static void negotiation(void **state)
 
     (void)state;
     assert_non_null(t);
+    assert_int_equal(SSL_CTX_get_min_proto_version(t->ctx), TLS1_2_VERSION);
     for (size_t i = 0; i < sizeof wishes / sizeof wishes[0]; i++) {
         const struct wish *w = &wishes[i];
         SSL_CTX *client = SSL_CTX_new(TLS_client_method());
@@ -482,11 +499,14 @@ static void sessions_are_not_resumed(void **state)
         assert_true(shake(&again));
         assert_false(SSL_session_reused(again.client));
         if (version == TLS1_2_VERSION) {
+            int done = 0;
+
             SSL_renegotiate(e.client);
-            SSL_do_handshake(e.client);
-            assert_true(SSL_read(e.server, &byte, 1) <= 0);
-            assert_int_equal(SSL_do_handshake(e.client), -1);
-            assert_true(SSL_num_renegotiations(e.server) == 0);
+            for (int i = 0; i < 10 && done != 1; i++) {
+                done = SSL_do_handshake(e.client);
+                assert_true(SSL_read(e.server, &byte, 1) <= 0);
+            }
+            assert_int_not_equal(done, 1);
         }
         SSL_SESSION_free(session);
         end(&e);
