@@ -1,13 +1,13 @@
 /* The pages of a DERP port.
  *
- * Happy path: the head's path picks a page; upgrades on /derp become a login or a mesh link; everything else gets a
- * small reply that is written here in whole, header lines in the order of Go's server.
- * Failure: what cannot be answered in a sensible way (a body with an upgrade, an unknown transfer coding, no HTTP) gets
- * a 4xx or 5xx with a sentence, and the connection is to be closed.  Nothing of a request is ever put into a reply but
- * the checked challenge, and the target of a redirect with everything unusual escaped.
+ * Happy path: the head's path picks a page; upgrades on /derp become a login or a mesh link; everything else
+ * gets a small reply that is written here in whole, header lines in the order of Go's server.
+ * Failure: what cannot be answered in a sensible way (a body with an upgrade, an unknown transfer coding, no
+ * HTTP) gets a 4xx or 5xx with a sentence, and the connection is to be closed.  Nothing of a request is ever
+ * put into a reply but the checked challenge, and the target of a redirect with everything unusual escaped.
  *
- * Where this differs from derper: no Date (there is no clock here), no /debug, no redirect that cleans "//" out of
- * paths, no HTTP/1.0 keep-alive, a request with a body is the last one of its connection. */
+ * Where this differs from derper: no Date (there is no clock here), no /debug, no redirect that cleans "//"
+ * out of paths, no HTTP/1.0 keep-alive, a request with a body is the last one of its connection. */
 #include "node/http.h"
 
 #include <stdarg.h>
@@ -45,8 +45,8 @@ struct answer {
 
 static void put(struct http_reply *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Appends.  All replies fit: the texts here are short, and the one part of any length, a redirect's target, is bounded
- * before (to_https). */
+/* Appends.  All replies fit: the texts here are short, and the one part of any length, a redirect's target,
+ * is bounded before (to_https). */
 static void put(struct http_reply *out, const char *fmt, ...)
 {
     size_t room = sizeof out->text - out->len;

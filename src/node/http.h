@@ -1,7 +1,7 @@
 /* The small pages of a DERP port: what is answered to a request that is no upgrade.
  *
- * Pure: a head goes in, bytes come out.  Source: cmd/derper main(), derpserver's handler.go, compat.md §1 (endpoints);
- * the real derper is the judge for status, headers and bodies. */
+ * Pure: a head goes in, bytes come out.  Source: cmd/derper main(), derpserver's handler.go; the real derper is
+ * the judge for status, headers and bodies. */
 #ifndef DERPMESH_NODE_HTTP_H
 #define DERPMESH_NODE_HTTP_H
 

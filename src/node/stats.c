@@ -1,7 +1,7 @@
 /* Names of the counters, for status and metrics.
  *
- * Happy path: a look-up in a table that the compiler has checked for its length; nothing fails.  A counter without
- * a name would show up as "unnamed" and fails the unit test. */
+ * Happy path: a look-up in a table that the compiler has checked for its length; nothing fails.  A counter
+ * without a name would show up as "unnamed" and fails the unit test. */
 #include "node/stats.h"
 
 #include <stddef.h>

@@ -1,9 +1,10 @@
 /* The STUN port of a worker.
  *
- * Happy path: a datagram is read into the embedded buffer, checked, and answered at once by uv_udp_try_send to where it
- * came from; no allocation, no queue.
- * Failure: what is no request of a Tailscale client gets silence and is counted; an answer that the socket does not take
- * is lost and counted, as UDP may lose it anyway; errors of receiving (an ICMP answer to an earlier one) change nothing. */
+ * Happy path: a datagram is read into the embedded buffer, checked, and answered at once by uv_udp_try_send
+ * to where it came from; no allocation, no queue.
+ * Failure: what is no request of a Tailscale client gets silence and is counted; an answer that the socket
+ * does not take is lost and counted, as UDP may lose it anyway; errors of receiving (an ICMP answer to an
+ * earlier one) change nothing. */
 #include "node/stun_udp.h"
 
 #include <errno.h>

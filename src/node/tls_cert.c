@@ -1,8 +1,9 @@
 /* Certificates: found, read, looked into; and the metacert.
  *
- * Happy path: the pair of a host is looked for in the layouts that people have (derper's <host>.crt, certbot's
- * live/<host>/), both files are read whole, parsed and found to fit together.
- * Failure: a sentence that names the file.  Contents of key files are wiped from memory and never part of a message. */
+ * Happy path: the pair of a host is looked for in the layouts that people have (derper's <host>.crt,
+ * certbot's live/<host>/), both files are read whole, parsed and found to fit together.
+ * Failure: a sentence that names the file.  Contents of key files are wiped from memory and never part of a
+ * message. */
 #include "node/tls_cert.h"
 
 #include <arpa/inet.h>
@@ -260,9 +261,9 @@ void tls_pair_free(struct tls_pair *pair)
     pair->key = NULL;
 }
 
-/* As Go makes it for derper's template: v3, critical empty BasicConstraints (macOS wants them where subject and issuer are
- * the same), dates because Windows wants them; no other extension.  The CN is longer than X.509's 64 characters: given as
- * MBSTRING_ASC OpenSSL would refuse it. */
+/* As Go makes it for derper's template: v3, critical empty BasicConstraints (macOS wants them where subject
+ * and issuer are the same), dates because Windows wants them; no other extension.  The CN is longer than
+ * X.509's 64 characters: given as MBSTRING_ASC OpenSSL would refuse it. */
 static int fill_metacert(X509 *cert, EVP_PKEY *key, const struct derp_key *node_key)
 {
     char cn[sizeof TLS_METACERT_PREFIX + 2 * KEY_LEN] = TLS_METACERT_PREFIX;

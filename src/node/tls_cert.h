@@ -1,6 +1,8 @@
-/* Certificate files and what can be read in a certificate: the part of tls_ctx that works on files, not on connections.
+/* Certificate files and what can be read in a certificate: the part of tls_ctx that works on files, not on
+ * connections.
  *
- * For tls_ctx.c and tls_client.c only.  Thread: any; nothing is kept.  err always gets one sentence on failure. */
+ * For tls_ctx.c and tls_client.c only.  Thread: any; nothing is kept.  err always gets one sentence on
+ * failure. */
 #ifndef DERPMESH_NODE_TLS_CERT_H
 #define DERPMESH_NODE_TLS_CERT_H
 
@@ -28,23 +30,24 @@ struct tls_pair {
 };
 
 /* Looks for the pair of a host below dir, in derper's layout and in certbot's.
- * 1: both files are there (names set); 0: none is (names set to where derper's layout has them); -1: one is missing, or they
- * cannot be looked at. */
+ * 1: both files are there (names set); 0: none is (names set to where derper's layout has them); -1: one is
+ * missing, or they cannot be looked at. */
 int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char *err, size_t err_len);
-/* Makes the pair for an IP address (text ip) under the names that are set: P-256, ten years.  Never overwrites; both files or none.
- * 0 or -1. */
+/* Makes the pair for an IP address (text ip) under the names that are set: P-256, ten years.  Never
+ * overwrites; both files or none. 0 or -1. */
 int tls_pair_make(const struct tls_pair *pair, const char *ip, char *err, size_t err_len);
 /* Reads the files; whether they fit together is checked too.  0, or -1 (then there is nothing to free). */
 int tls_pair_read(struct tls_pair *pair, char *err, size_t err_len);
 void tls_pair_free(struct tls_pair *pair);
 
-/* The certificate that says a node's key to clients (derpserver's MetaCert), self-signed by a key that is thrown away. NULL
- * without memory. */
+/* The certificate that says a node's key to clients (derpserver's MetaCert), self-signed by a key that is
+ * thrown away. NULL without memory. */
 X509 *tls_metacert_new(const struct derp_key *node_key);
 
 /* True and the address in network order if host is an IP address. */
 bool tls_host_ip(const char *host, uint8_t ip[static 16], int *ip_len);
-/* Whether a certificate is good for a name or IP address, as Go's VerifyHostname sees it: SAN only, whole-label wildcards. */
+/* Whether a certificate is good for a name or IP address, as Go's VerifyHostname sees it: SAN only,
+ * whole-label wildcards. */
 bool tls_cert_covers(X509 *cert, const char *name);
 /* Lower-case hex of SHA-256 over the certificate. */
 void tls_cert_pin(const X509 *cert, char pin[static TLS_PIN_LEN + 1]);

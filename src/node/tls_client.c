@@ -1,13 +1,15 @@
 /* What a node demands of the nodes that it dials.
  *
- * Happy path: tls_client_prepare tells OpenSSL which name to send and which to verify; the handshake always goes through
- * (SSL_VERIFY_NONE still builds and judges the chain); tls_client_verified then looks at what came and says yes or no.
- * Doing it there and not in the handshake gives one place for pins and CAs, and a sentence with what was found.
+ * Happy path: tls_client_prepare tells OpenSSL which name to send and which to verify; the handshake always
+ * goes through (SSL_VERIFY_NONE still builds and judges the chain); tls_client_verified then looks at what
+ * came and says yes or no.
+ * Doing it there and not in the handshake gives one place for pins and CAs, and a sentence with what was
+ * found.
  * Failure: -1, and the connection must be closed with nothing of ours sent on it.
  *
- * As stock clients do (net/tlsdial, derphttp's tlsClient): CertName is a pin or the name to verify instead of HostName,
- * which stays the SNI; it is checked even with InsecureForTests.  One thing is stricter: the pin must be that of
- * certificate 0, which is the one whose key the other side has proven to hold. */
+ * As stock clients do (net/tlsdial, derphttp's tlsClient): CertName is a pin or the name to verify instead of
+ * HostName, which stays the SNI; it is checked even with InsecureForTests.  One thing is stricter: the pin
+ * must be that of certificate 0, which is the one whose key the other side has proven to hold. */
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdarg.h>
@@ -237,7 +239,8 @@ int tls_peer_metacert(SSL *ssl, struct derp_key *key)
 
 int tls_exporter(SSL *ssl, uint8_t out[static 32])
 {
-    /* Without the extended master secret (RFC 7627) two connections of TLS 1.2 can be made to share their secrets. */
+    /* Without the extended master secret (RFC 7627) two connections of TLS 1.2 can be made to share their
+     * secrets. */
     if (SSL_version(ssl) < TLS1_3_VERSION && SSL_get_extms_support(ssl) != 1)
         return -1;
     return SSL_export_keying_material(ssl, out, 32, exporter_label, strlen(exporter_label), NULL, 0, 0) == 1

@@ -1,9 +1,10 @@
 /* What a node serves TLS with.
  *
- * Happy path: the pair of the map's HostName is found (or made), read and checked against the clock, the name and the
- * pin that clients will check; a context is made of it with the metacert last in the chain, so that TLS 1.3 clients can
- * start DERP without a round trip.
- * Failure: NULL and a sentence that says which file is wrong and what to do; what runs goes on with its older tls_server. */
+ * Happy path: the pair of the map's HostName is found (or made), read and checked against the clock, the name
+ * and the pin that clients will check; a context is made of it with the metacert last in the chain, so that
+ * TLS 1.3 clients can start DERP without a round trip.
+ * Failure: NULL and a sentence that says which file is wrong and what to do; what runs goes on with its older
+ * tls_server. */
 #include "node/tls_ctx.h"
 
 #include <openssl/err.h>
@@ -19,8 +20,8 @@
 
 enum { EXPIRES_SOON = 14 * 24 * 3600 };
 
-/* AES-128 first: the machines that run relays have AES in hardware.  A client that has not puts ChaCha20 first, and gets it
- * (SSL_OP_PRIORITIZE_CHACHA). */
+/* AES-128 first: the machines that run relays have AES in hardware.  A client that has not puts ChaCha20
+ * first, and gets it (SSL_OP_PRIORITIZE_CHACHA). */
 #define CIPHERS_13 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 #define CIPHERS_12                                                                                           \
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"               \
@@ -142,6 +143,18 @@ static int check_names(const struct tls_server *t, X509 *leaf, const struct tls_
     return -1;
 }
 
+/* Made by us at some start, or by derper in our place: all that tells these apart from a bought one is that
+ * they name their address as subject and issuer. */
+static bool is_made(const X509 *leaf, const char *host)
+{
+    char cn[64];
+    uint8_t ip[16];
+    int ip_len;
+
+    tls_cert_cn(X509_get_subject_name(leaf), cn, sizeof cn);
+    return tls_cert_self_issued(leaf) && tls_host_ip(host, ip, &ip_len) && strcmp(cn, host) == 0;
+}
+
 static void add_warning(char *warn, size_t warn_len, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -210,14 +223,12 @@ static struct tls_server *server_new(const struct tls_pair *pair, const struct t
     return t;
 }
 
-/* Finds the pair, or makes it.  0 with *made, or -1. */
-static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p, bool *made, char *err,
-                        size_t err_len)
+/* Finds the pair, or makes it.  0 or -1. */
+static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p, char *err, size_t err_len)
 {
     uint8_t ip[16];
     int ip_len, found = tls_pair_find(pair, p->cert_dir, p->host, err, err_len);
 
-    *made = false;
     if (found < 0)
         return -1;
     if (found > 0)
@@ -238,7 +249,6 @@ static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p
                  p->host, pair->crt_file, pair->key_file);
         return -1;
     }
-    *made = true;
     return tls_pair_make(pair, p->host, err, err_len);
 }
 
@@ -247,14 +257,13 @@ struct tls_server *tls_server_load(const struct tls_server_params *p, char *err,
 {
     struct tls_pair pair = {0};
     struct tls_server *t;
-    bool made;
 
     err[0] = warn[0] = '\0';
-    if (find_or_make(&pair, p, &made, err, err_len) != 0 || tls_pair_read(&pair, err, err_len) != 0)
+    if (find_or_make(&pair, p, err, err_len) != 0 || tls_pair_read(&pair, err, err_len) != 0)
         return NULL;
     t = server_new(&pair, p, err, err_len);
     if (t) {
-        t->made = made;
+        t->made = is_made(pair.leaf, p->host);
         doubts(t, &pair, p, time(NULL), warn, warn_len);
     }
     tls_pair_free(&pair);

@@ -1,12 +1,12 @@
 /* Making the certificate of a node that has only an IP address.
  *
- * Happy path: a P-256 key and a self-signed certificate for the address are written to temporary files beside their
- * final names, synced, and linked there: key first, then certificate.
- * Failure: link(2) refuses to replace a file, so nothing that is there is ever overwritten; what was linked before a
- * failure is taken away again, temporary files too.
+ * Happy path: a P-256 key and a self-signed certificate for the address are written to temporary files beside
+ * their final names, synced, and linked there: key first, then certificate.
+ * Failure: link(2) refuses to replace a file, so nothing that is there is ever overwritten; what was linked
+ * before a failure is taken away again, temporary files too.
  *
- * Ten years, because clients pin this certificate: each new one must be pasted into the derpMap.  Clients with a pin set no
- * limit to its life. */
+ * Ten years, because clients pin this certificate: each new one must be pasted into the derpMap.  Clients
+ * with a pin set no limit to its life. */
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/bio.h>
@@ -33,7 +33,8 @@ static int add_ext(X509 *cert, int nid, const char *value)
     return ok;
 }
 
-/* SAN with one address.  Built by hand: as text it would be parsed by rules that no address of ours should meet. */
+/* SAN with one address.  Built by hand: as text it would be parsed by rules that no address of ours should
+ * meet. */
 static int add_ip(X509 *cert, const uint8_t *ip, int ip_len)
 {
     GENERAL_NAMES *names = GENERAL_NAMES_new();

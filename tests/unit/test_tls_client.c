@@ -1,4 +1,5 @@
-/* What a node demands of those it dials: real handshakes in memory, with what the derpMap says of the node. */
+/* What a node demands of those it dials: real handshakes in memory, with what the derpMap says of the node.
+ */
 #include "tls_fixture.h"
 
 static char err[1024];
@@ -143,7 +144,8 @@ static void pinned_but_out_of_date(void **state)
     unmake(&early);
 }
 
-/* The certificate that was pinned, sent by somebody who has not its key, behind one that stock clients skip. */
+/* The certificate that was pinned, sent by somebody who has not its key, behind one that stock clients skip.
+ */
 static void pin_of_a_later_certificate(void **state)
 {
     struct made victim = make_for("IP:192.0.2.7", NULL);

@@ -1,4 +1,5 @@
-/* Certificates and handshakes for the tests of tls_ctx.h: everything is made in a temporary directory and in memory. */
+/* Certificates and handshakes for the tests of tls_ctx.h: everything is made in a temporary directory and in
+ * memory. */
 #ifndef DERPMESH_TESTS_TLS_FIXTURE_H
 #define DERPMESH_TESTS_TLS_FIXTURE_H
 
