@@ -15,7 +15,7 @@
 static struct derpmap_node node(const char *ipv4, int derp, int stun)
 {
     return (struct derpmap_node){
-        .id = "1", .host_name = "derp.example", .ipv4 = (char *)ipv4, .derp_port = derp, .stun_port = stun};
+        .id = (char *)"1", .host_name = (char *)"derp.example", .ipv4 = (char *)ipv4, .derp_port = derp, .stun_port = stun};
 }
 
 /* A port of 127.0.0.1 that is free for TCP just now. */
