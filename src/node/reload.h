@@ -10,7 +10,7 @@
 
 #include "node/control.h"
 
-enum { RELOAD_TEXT = 1024 };
+enum { RELOAD_TEXT = 2048 };
 
 /* err: NULL, or why nothing has changed.  changes: one line. */
 typedef void (*reload_done)(void *ctx, const char *err, const char *changes);

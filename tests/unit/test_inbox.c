@@ -185,8 +185,10 @@ static void site_references_are_given_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(order_of_each_sender_holds),     cmocka_unit_test(stop_while_others_post),
-        cmocka_unit_test(woken_once_for_many),            cmocka_unit_test(data_is_accounted),
+        cmocka_unit_test(order_of_each_sender_holds),
+        cmocka_unit_test(stop_while_others_post),
+        cmocka_unit_test(woken_once_for_many),
+        cmocka_unit_test(data_is_accounted),
         cmocka_unit_test(site_references_are_given_back),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
