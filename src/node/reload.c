@@ -174,7 +174,7 @@ void reload_describe(char *out, size_t len, const struct site *old, const struct
         add_text(out, len, ", ", "certificate until %s", until);
     }
     if (sodium_memcmp(&old->mesh_keys, &fresh->mesh_keys, sizeof(old->mesh_keys)) != 0)
-        add_text(out, len, ", ", "mesh keys %d (were %d)", fresh->mesh_keys.n, old->mesh_keys.n);
+        add_text(out, len, ", ", "mesh keys changed: %d, were %d", fresh->mesh_keys.n, old->mesh_keys.n);
     describe_settings(out, len, old->config, fresh->config);
     if (!out[0])
         snprintf(out, len, "nothing");
@@ -245,7 +245,10 @@ static void say_doubt(void *ctx, const char *sentence)
 
 static void finish(struct reload *r, const char *err)
 {
-    site_warn_lines(r->warn, say_doubt, NULL);
+    if (strcmp(r->warn, r->last_warn) != 0) { /* the same doubts need no second hearing */
+        snprintf(r->last_warn, sizeof(r->last_warn), "%s", r->warn);
+        site_warn_lines(r->warn, say_doubt, NULL);
+    }
     if (err)
         log_error("reload", "nothing is changed: %s", err);
     else
@@ -298,9 +301,11 @@ static void start(struct reload *r)
         on_work_done(&r->work, rc);
 }
 
-void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp)
+void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp,
+                 const char *warn)
 {
     *r = (struct reload){.control = c, .argc = argc, .argv = argv, .envp = envp};
+    snprintf(r->last_warn, sizeof(r->last_warn), "%s", warn);
 }
 
 void reload_ask(struct reload *r, reload_done done, void *ctx)

@@ -314,7 +314,6 @@ static int serve(struct server *sv, struct site *site, char *err, size_t err_len
     int rc = -1;
     if (make_loop(sv, site, err, err_len) != 0)
         return -1;
-    reload_init(&sv->reload, &sv->control, sv->reload.argc, sv->reload.argv, sv->reload.envp);
     rc = run(sv, site->config, err, err_len);
     if (!sv->running)
         abandon(sv);
@@ -342,7 +341,6 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
         config->workers = WORKERS_MAX;
     for (int i = 0; i < WORKERS_MAX; i++)
         sv->fds[i] = (struct listen_fds){{-1, -1, -1}};
-    sv->reload = (struct reload){.argc = argc, .argv = argv, .envp = envp};
     randombytes_buf(&seed, sizeof(seed));
     limits_init(&sv->limits, seed);
     if (keystore_open(&sv->keystore, config->state, true, err, err_len) != 0) {
@@ -354,6 +352,7 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
         goto close;
     }
     struct site *site = site_load(config, err, err_len, warn, sizeof(warn));
+    reload_init(&sv->reload, &sv->control, argc, argv, envp, warn);
     site_warn_lines(warn, say_doubt, NULL); /* among them the CertName to paste for a made certificate */
     if (site)
         rc = serve(sv, site, err, err_len);
