@@ -87,7 +87,8 @@ static int make_way(const char *path, char *err, size_t err_len)
     struct stat st;
     char dir[sizeof(sa.sun_path)];
     if (path[0] != '/' || strlen(path) >= sizeof(sa.sun_path)) {
-        snprintf(err, err_len, "admin: %s must be an absolute path of at most %zu bytes", path, sizeof(sa.sun_path) - 1);
+        snprintf(err, err_len, "admin: %s must be an absolute path of at most %zu bytes", path,
+                 sizeof(sa.sun_path) - 1);
         return -1;
     }
     memcpy(sa.sun_path, path, strlen(path) + 1);
@@ -114,7 +115,8 @@ static int make_way(const char *path, char *err, size_t err_len)
     return 0;
 }
 
-int admin_start(struct admin *a, struct control *c, struct reload *r, const char *path, char *err, size_t err_len)
+int admin_start(struct admin *a, struct control *c, struct reload *r, const char *path, char *err,
+                size_t err_len)
 {
     static const struct oneshot_ops ops = {.max_request = REQUEST_MAX, .request = on_request};
     *a = (struct admin){.control = c, .reload = r};

@@ -74,7 +74,8 @@ static struct client *find_client(const struct clients *c, const struct derp_key
 }
 
 /* The connection of that name, if it is one of this key. */
-static struct client_conn *find_conn(const struct clients *c, const struct derp_key *key, const struct conn_ref *ref)
+static struct client_conn *find_conn(const struct clients *c, const struct derp_key *key,
+                                     const struct conn_ref *ref)
 {
     struct derp_key k = gen_key(ref->gen);
     struct client_conn **v = keymap_get(c->conns, &k);

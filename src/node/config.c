@@ -206,8 +206,6 @@ static int required(const struct load *l)
     *l->usage = true;
     if (!l->c->map_file)
         return fail(l, "no map: give the derpMap that all nodes share, --map FILE");
-    if (!l->c->node)
-        return fail(l, "no node: say which node of the map this one is, --node NAME");
     *l->usage = false;
     return 0;
 }

@@ -65,7 +65,8 @@ static uint64_t cgroup_memory(void)
 
 uint64_t limits_memory(void)
 {
-    uint64_t total = uv_get_total_memory(), constrained = uv_get_constrained_memory(), cgroup = cgroup_memory();
+    uint64_t total = uv_get_total_memory(), constrained = uv_get_constrained_memory(),
+             cgroup = cgroup_memory();
     if (constrained && constrained < total)
         total = constrained;
     return cgroup < total ? cgroup : total;

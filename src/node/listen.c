@@ -124,8 +124,8 @@ static int plan_one(struct listen_at *a, enum listen_kind kind, const struct con
     if (!l->addr[0]) {
         default_address(&a->addr, self);
     } else if (!parse_ip(&a->addr, l->addr)) {
-        snprintf(err, err_len, "%s: \"%s\" is no IP address; write ADDR:PORT, :PORT or off", kinds[kind].setting,
-                 l->addr);
+        snprintf(err, err_len, "%s: \"%s\" is no IP address; write ADDR:PORT, :PORT or off",
+                 kinds[kind].setting, l->addr);
         return -1;
     }
     set_port(a, port);
@@ -136,14 +136,17 @@ static int plan_one(struct listen_at *a, enum listen_kind kind, const struct con
 int listen_plan(struct listen_plan *p, const struct config *c, const struct derpmap_node *self, char *err,
                 size_t err_len)
 {
-    /* Behind a proxy that ends TLS, port 80 is the proxy's. */
-    int http = c->tls == TLS_OFF ? -1 : 80;
+    struct config_listen http = c->listen_http;
+    bool http_default = !http.addr[0] && (http.port == 0 || http.port == 80);
+    if (http_default) /* behind a proxy that ends TLS, port 80 is the proxy's */
+        http.port = c->tls == TLS_OFF ? -1 : 80;
     if (plan_one(&p->at[LISTEN_DERP], LISTEN_DERP, &c->listen, derpmap_derp_port(self), self, err, err_len) ||
-        plan_one(&p->at[LISTEN_HTTP], LISTEN_HTTP, &c->listen_http, http, self, err, err_len) ||
-        plan_one(&p->at[LISTEN_STUN], LISTEN_STUN, &c->listen_stun, derpmap_stun_port(self), self, err, err_len))
+        plan_one(&p->at[LISTEN_HTTP], LISTEN_HTTP, &http, 80, self, err, err_len) ||
+        plan_one(&p->at[LISTEN_STUN], LISTEN_STUN, &c->listen_stun, derpmap_stun_port(self), self, err,
+                 err_len))
         return -1;
     struct listen_at *derp = &p->at[LISTEN_DERP], *web = &p->at[LISTEN_HTTP];
-    web->optional = c->listen_http.port == 0;
+    web->optional = http_default;
     if (web->on && derp->on && web->port == derp->port && web->optional) {
         web->on = false; /* the DERP port itself answers there */
         snprintf(web->text, sizeof(web->text), "off");
@@ -182,12 +185,13 @@ static void explain(const struct listen_at *a, enum listen_kind kind, int e, cha
     const char *what = kinds[kind].what, *setting = kinds[kind].setting;
     if (e == EADDRINUSE)
         snprintf(err, err_len,
-                 "%s port %d is already in use (%s): stop the program that has it (ss -%slpn 'sport = :%d' names it) "
+                 "%s port %d is already in use (%s): stop the program that has it (ss -%slpn 'sport = :%d' "
+                 "names it) "
                  "or set %s",
                  what, a->port, a->text, kinds[kind].type == SOCK_STREAM ? "t" : "u", a->port, setting);
     else if (e == EACCES)
-        snprintf(err, err_len, "no right to bind %s port %d (%s): give CAP_NET_BIND_SERVICE or set %s", what, a->port,
-                 a->text, setting);
+        snprintf(err, err_len, "no right to bind %s port %d (%s): give CAP_NET_BIND_SERVICE or set %s", what,
+                 a->port, a->text, setting);
     else if (e == EADDRNOTAVAIL)
         snprintf(err, err_len, "%s is no address of this machine: set %s", a->text, setting);
     else

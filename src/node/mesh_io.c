@@ -147,7 +147,8 @@ static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
         fail_dial(c, dial, "the node is no longer in the map");
         return;
     }
-    control_tell(c, worker, &(struct inbox_msg){.type = IN_DIAL, .number = dial, .site = c->site, .map_node = at});
+    control_tell(c, worker,
+                 &(struct inbox_msg){.type = IN_DIAL, .number = dial, .site = c->site, .map_node = at});
 }
 
 static void on_dial_cancel(void *ctx, uint64_t dial)
@@ -225,8 +226,10 @@ static void on_gone(void *ctx, const struct derp_key *key)
 
 static void on_log(void *ctx, enum mesh_log_level level, const char *msg)
 {
-    static const enum log_level levels[] = {
-        [MESH_LOG_DEBUG] = LOG_DEBUG, [MESH_LOG_INFO] = LOG_INFO, [MESH_LOG_WARN] = LOG_WARN, [MESH_LOG_ERROR] = LOG_ERROR};
+    static const enum log_level levels[] = {[MESH_LOG_DEBUG] = LOG_DEBUG,
+                                            [MESH_LOG_INFO] = LOG_INFO,
+                                            [MESH_LOG_WARN] = LOG_WARN,
+                                            [MESH_LOG_ERROR] = LOG_ERROR};
     (void)ctx;
     if (log_enabled(levels[level]))
         log_line(levels[level], "mesh", "%s", msg);
@@ -260,8 +263,8 @@ static void on_pin_done(uv_work_t *work, int status)
     struct control_pin *p = work->data;
     struct control *c = p->control;
     if (status != 0 || p->rc != 0)
-        log_error("mesh", "cannot store the node key of peer=%s, it is trusted until the next start only: %s", p->name,
-                  status ? uv_strerror(status) : p->err);
+        log_error("mesh", "cannot store the node key of peer=%s, it is trusted until the next start only: %s",
+                  p->name, status ? uv_strerror(status) : p->err);
     c->pins = p->next;
     if (!c->pins)
         c->pins_tail = NULL;

@@ -12,7 +12,8 @@
 
 static void put_head(FILE *f, const char *name, const char *help, int gauge)
 {
-    fprintf(f, "# HELP derpmesh_%s %s\n# TYPE derpmesh_%s %s\n", name, help, name, gauge ? "gauge" : "counter");
+    fprintf(f, "# HELP derpmesh_%s %s\n# TYPE derpmesh_%s %s\n", name, help, name,
+            gauge ? "gauge" : "counter");
 }
 
 static void put_value(void *ctx, const char *name, const char *help, int gauge, uint64_t v)
@@ -41,7 +42,8 @@ static void put_label(FILE *f, const char *text)
 
 enum peer_value { PEER_UP, PEER_RTT, PEER_KEYS };
 
-static void put_peers(FILE *f, const struct control *c, enum peer_value which, const char *name, const char *help)
+static void put_peers(FILE *f, const struct control *c, enum peer_value which, const char *name,
+                      const char *help)
 {
     struct mesh_peer_info p;
     put_head(f, name, help, 1);
@@ -107,7 +109,8 @@ static char *page_text(const struct control *c, size_t *len)
         return NULL;
     fprintf(f, "derpmesh %s, node %s\n\n", DERPMESH_VERSION, c->site->self->id);
     status_problems(c, put_problem, f);
-    fprintf(f, "\nclients: %zu connections, %zu keys\n", clients_connections(c->clients), clients_keys(c->clients));
+    fprintf(f, "\nclients: %zu connections, %zu keys\n", clients_connections(c->clients),
+            clients_keys(c->clients));
     for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++)
         if (mesh_peer(c->mesh, i, &p) && p.state != MESH_PEER_REMOVED)
             fprintf(f, "peer %s: %s, %u keys\n", p.name, status_peer_state(p.state), p.n_keys);
@@ -120,14 +123,15 @@ static char *page_text(const struct control *c, size_t *len)
 }
 
 /* Takes body, which may be NULL (no memory). */
-static void reply(struct oneshot_conn *conn, const char *status, const char *type, char *body, size_t len, bool head)
+static void reply(struct oneshot_conn *conn, const char *status, const char *type, char *body, size_t len,
+                  bool head)
 {
     char *text = NULL;
     size_t n = 0;
     FILE *f = body ? open_memstream(&text, &n) : NULL;
     if (f) {
-        fprintf(f, "HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", status, type,
-                len);
+        fprintf(f, "HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+                status, type, len);
         if (!head)
             fwrite(body, 1, len, f);
         if (fclose(f) != 0) {
@@ -171,7 +175,8 @@ static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, siz
     return 1;
 }
 
-int metrics_start(struct metrics *m, struct control *c, const struct config_listen *at, char *err, size_t err_len)
+int metrics_start(struct metrics *m, struct control *c, const struct config_listen *at, char *err,
+                  size_t err_len)
 {
     static const struct oneshot_ops ops = {.max_request = HTTP1_HEAD_MAX + 1, .request = on_request};
     struct sockaddr_storage ss;
@@ -186,7 +191,8 @@ int metrics_start(struct metrics *m, struct control *c, const struct config_list
     }
     int rc = oneshot_listen_tcp(&m->server, c->loop, (struct sockaddr *)&ss, &ops, m);
     if (rc != 0) {
-        snprintf(err, err_len, "metrics: cannot listen on %s port %d: %s; set metrics to another place or off", addr,
+        snprintf(err, err_len,
+                 "metrics: cannot listen on %s port %d: %s; set metrics to another place or off", addr,
                  at->port, uv_strerror(rc));
         return -1;
     }

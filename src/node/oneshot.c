@@ -172,15 +172,16 @@ static int start(struct oneshot *s, const struct oneshot_ops *ops, void *ctx, in
     return rc;
 }
 
-int oneshot_listen_tcp(struct oneshot *s, uv_loop_t *loop, const struct sockaddr *addr, const struct oneshot_ops *ops,
-                       void *ctx)
+int oneshot_listen_tcp(struct oneshot *s, uv_loop_t *loop, const struct sockaddr *addr,
+                       const struct oneshot_ops *ops, void *ctx)
 {
     s->is_pipe = false;
     int rc = uv_tcp_init(loop, &s->listener.tcp);
     return rc ? rc : start(s, ops, ctx, uv_tcp_bind(&s->listener.tcp, addr, 0));
 }
 
-int oneshot_listen_pipe(struct oneshot *s, uv_loop_t *loop, const char *path, const struct oneshot_ops *ops, void *ctx)
+int oneshot_listen_pipe(struct oneshot *s, uv_loop_t *loop, const char *path, const struct oneshot_ops *ops,
+                        void *ctx)
 {
     s->is_pipe = true;
     int rc = uv_pipe_init(loop, &s->listener.pipe, 0);

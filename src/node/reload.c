@@ -21,7 +21,8 @@ struct reload_waiter {
     void *ctx;
 };
 
-static void __attribute__((format(printf, 4, 5))) add_text(char *out, size_t len, const char *sep, const char *fmt, ...)
+static void __attribute__((format(printf, 4, 5)))
+add_text(char *out, size_t len, const char *sep, const char *fmt, ...)
 {
     size_t have = strlen(out);
     if (have && have + strlen(sep) + 1 < len)
@@ -56,8 +57,8 @@ static bool same_listen(const struct config_listen *a, const struct config_liste
     return a->port == b->port && strcmp(a->addr, b->addr) == 0;
 }
 
-static void keep_listen(struct config_listen *fresh, const struct config_listen *old, const char *name, char *kept,
-                        size_t len)
+static void keep_listen(struct config_listen *fresh, const struct config_listen *old, const char *name,
+                        char *kept, size_t len)
 {
     if (same_listen(fresh, old))
         return;
@@ -146,8 +147,10 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
         const char *name;
         bool same;
     } settings[] = {
-        {"trusted_proxies", a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
-        {"keepalive", a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},
+        {"trusted_proxies",
+         a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
+        {"keepalive",
+         a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},
         {"max_clients", a->max_clients == b->max_clients},
         {"login_limit", a->login_limit == b->login_limit && a->login_limit_ip == b->login_limit_ip},
         {"transit", a->transit == b->transit},
@@ -171,7 +174,7 @@ void reload_describe(char *out, size_t len, const struct site *old, const struct
         add_text(out, len, ", ", "certificate until %s", until);
     }
     if (sodium_memcmp(&old->mesh_keys, &fresh->mesh_keys, sizeof(old->mesh_keys)) != 0)
-        add_text(out, len, ", ", "mesh keys %d (were %d)", fresh->mesh_keys.n, old->mesh_keys.n);
+        add_text(out, len, ", ", "mesh keys changed: %d, were %d", fresh->mesh_keys.n, old->mesh_keys.n);
     describe_settings(out, len, old->config, fresh->config);
     if (!out[0])
         snprintf(out, len, "nothing");
@@ -186,20 +189,21 @@ static bool still_us(struct reload *r, const struct listen_plan *plan)
     struct listen_plan now;
     char err[256];
     if (strcmp(a->self->id, b->self->id) != 0) {
-        snprintf(r->err, sizeof(r->err), "the map now calls this node %s, it was %s: that needs a restart", b->self->id,
-                 a->self->id);
+        snprintf(r->err, sizeof(r->err), "the map now calls this node %s, it was %s: that needs a restart",
+                 b->self->id, a->self->id);
         return false;
     }
     if (!key_equal(&a->node_key.pub, &b->node_key.pub)) {
-        snprintf(r->err, sizeof(r->err), "%s holds another node key: that needs a restart", b->config->key_file);
+        snprintf(r->err, sizeof(r->err), "%s holds another node key: that needs a restart",
+                 b->config->key_file);
         return false;
     }
     if (listen_plan(&now, b->config, b->self, err, sizeof(err)) != 0)
         return true;
     for (int k = 0; k < LISTEN_KINDS; k++)
         if (plan->at[k].on && strcmp(plan->at[k].text, now.at[k].text) != 0)
-            add_text(r->warn, sizeof(r->warn), "; ", "the map says %s for %s, %s is kept until a restart", now.at[k].text,
-                     listen_setting((enum listen_kind)k), plan->at[k].text);
+            add_text(r->warn, sizeof(r->warn), "\n", "the map says %s for %s, %s is kept until a restart",
+                     now.at[k].text, listen_setting((enum listen_kind)k), plan->at[k].text);
     return true;
 }
 
@@ -217,12 +221,12 @@ static void on_work(uv_work_t *work)
         return;
     }
     if (kept[0])
-        add_text(r->warn, sizeof(r->warn), "; ", "kept until a restart: %s", kept);
+        add_text(r->warn, sizeof(r->warn), "\n", "kept until a restart: %s", kept);
     r->fresh = site_load(c, r->err, sizeof(r->err), warn, sizeof(warn));
     if (!r->fresh)
         return;
     if (warn[0])
-        add_text(r->warn, sizeof(r->warn), "; ", "%s", warn);
+        add_text(r->warn, sizeof(r->warn), "\n", "%s", warn);
     if (!still_us(r, r->control->plan)) {
         site_unref(r->fresh);
         r->fresh = NULL;
@@ -233,10 +237,18 @@ static void on_work(uv_work_t *work)
 
 static void start(struct reload *r);
 
+static void say_doubt(void *ctx, const char *sentence)
+{
+    (void)ctx;
+    log_warn("reload", "%s", sentence);
+}
+
 static void finish(struct reload *r, const char *err)
 {
-    if (r->warn[0])
-        log_warn("reload", "%s", r->warn);
+    if (strcmp(r->warn, r->last_warn) != 0) { /* the same doubts need no second hearing */
+        snprintf(r->last_warn, sizeof(r->last_warn), "%s", r->warn);
+        site_warn_lines(r->warn, say_doubt, NULL);
+    }
     if (err)
         log_error("reload", "nothing is changed: %s", err);
     else
@@ -289,9 +301,11 @@ static void start(struct reload *r)
         on_work_done(&r->work, rc);
 }
 
-void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp)
+void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp,
+                 const char *warn)
 {
     *r = (struct reload){.control = c, .argc = argc, .argv = argv, .envp = envp};
+    snprintf(r->last_warn, sizeof(r->last_warn), "%s", warn);
 }
 
 void reload_ask(struct reload *r, reload_done done, void *ctx)

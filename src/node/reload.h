@@ -10,7 +10,7 @@
 
 #include "node/control.h"
 
-enum { RELOAD_TEXT = 1024 };
+enum { RELOAD_TEXT = 2048 };
 
 /* err: NULL, or why nothing has changed.  changes: one line. */
 typedef void (*reload_done)(void *ctx, const char *err, const char *changes);
@@ -26,11 +26,12 @@ struct reload {
     struct reload_waiter *waiting, *next; /* for the one that runs; for the one after it */
     uv_work_t work;
     struct site *old, *fresh;
-    char err[RELOAD_TEXT], warn[RELOAD_TEXT], changes[RELOAD_TEXT];
+    char err[RELOAD_TEXT], warn[RELOAD_TEXT], changes[RELOAD_TEXT], last_warn[RELOAD_TEXT];
 };
 
-/* argc, argv, envp as at the start. */
-void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp);
+/* argc, argv, envp as at the start; warn: what was doubtful then. */
+void reload_init(struct reload *r, struct control *c, int argc, char **argv, char *const *envp,
+                 const char *warn);
 /* done may be NULL (the outcome is in the log anyway).  Always answered, also after control_stop. */
 void reload_ask(struct reload *r, reload_done done, void *ctx);
 

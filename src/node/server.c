@@ -51,12 +51,8 @@ static void log_certificate(const struct site *s)
         log_info("serve", "certificate=none: a proxy in front ends TLS");
         return;
     }
-    log_info("serve", "certificate=%s file=%s names=\"%s\" until=%s", t->made ? "made" : "file", t->file, t->names,
-             status_time(until, t->not_after));
-    if (t->made && !s->self->cert_name)
-        log_warn("serve", "clients will not trust this certificate before the node's entry in the derpMap has: "
-                          "\"CertName\": \"sha256-raw:%s\"",
-                 t->pin);
+    log_info("serve", "certificate=%s file=%s names=\"%s\" until=%s", t->made ? "made" : "file", t->file,
+             t->names, status_time(until, t->not_after));
 }
 
 static void log_peers(const struct site *s)
@@ -75,7 +71,8 @@ static void log_peers(const struct site *s)
     if (s->mesh_keys.n > 0)
         log_info("serve", "mesh peers=%d%s%s", n, n ? " names=" : "", names);
     else if (n > 0)
-        log_warn("serve", "no mesh key: nothing is forwarded to the %d other nodes (%s); set mesh_key_file", n, names);
+        log_warn("serve", "no mesh key: nothing is forwarded to the %d other nodes (%s); set mesh_key_file",
+                 n, names);
 }
 
 static void log_first(const struct server *sv)
@@ -84,13 +81,21 @@ static void log_first(const struct server *sv)
     const struct listen_at *at = sv->plan.at;
     char key[KEY_TEXT_MAX];
     key_public_text(key, &s->node_key.pub);
-    log_info("serve", "node=%s region=%d version=%s derp=%s http=%s stun=%s workers=%u", s->self->id, s->self->region_id,
-             DERPMESH_VERSION, at[LISTEN_DERP].text, at[LISTEN_HTTP].text, at[LISTEN_STUN].text, sv->control.n_workers);
+    log_info("serve", "node=%s region=%d version=%s derp=%s http=%s stun=%s workers=%u", s->self->id,
+             s->self->region_id, DERPMESH_VERSION, at[LISTEN_DERP].text, at[LISTEN_HTTP].text,
+             at[LISTEN_STUN].text, sv->control.n_workers);
     log_certificate(s);
     log_info("serve", "public_key=%s", key);
     log_peers(s);
-    log_info("serve", "admin=%s metrics=%s", sv->admin.server.on ? s->config->admin : "off", sv->metrics.text);
+    log_info("serve", "admin=%s metrics=%s", sv->admin.server.on ? s->config->admin : "off",
+             sv->metrics.text);
     log_warn("serve", "anyone who knows this node may use it: this version has no admission");
+}
+
+static void say_doubt(void *ctx, const char *sentence)
+{
+    (void)ctx;
+    log_warn("serve", "%s", sentence);
 }
 
 static void say_problem(void *ctx, const char *sentence)
@@ -111,13 +116,18 @@ static void log_status(const struct server *sv)
         mesh_counters(c->mesh, &m);
     log_info("status", "up_s=%llu connections=%zu keys=%zu home=%zu login=%llu peers_up=%u remote_keys=%llu",
              (unsigned long long)(control_now() - c->started) / 1000, clients_connections(c->clients),
-             clients_keys(c->clients), clients_homes(c->clients), (unsigned long long)control_stat(c, STAT_LOGIN_PENDING),
-             up, (unsigned long long)m.n_remote_keys);
-    log_info("status", "packets_in=%llu packets_out=%llu forwarded_out=%llu forwarded_in=%llu bytes_in=%llu bytes_out=%llu",
-             (unsigned long long)control_stat(c, STAT_PACKETS_IN), (unsigned long long)control_stat(c, STAT_PACKETS_OUT),
-             (unsigned long long)control_stat(c, STAT_FORWARDED_OUT),
-             (unsigned long long)control_stat(c, STAT_FORWARDED_IN), (unsigned long long)control_stat(c, STAT_BYTES_IN),
-             (unsigned long long)control_stat(c, STAT_BYTES_OUT));
+             clients_keys(c->clients), clients_homes(c->clients),
+             (unsigned long long)control_stat(c, STAT_LOGIN_PENDING), up,
+             (unsigned long long)m.n_remote_keys);
+    log_info(
+        "status",
+        "packets_in=%llu packets_out=%llu forwarded_out=%llu forwarded_in=%llu bytes_in=%llu bytes_out=%llu",
+        (unsigned long long)control_stat(c, STAT_PACKETS_IN),
+        (unsigned long long)control_stat(c, STAT_PACKETS_OUT),
+        (unsigned long long)control_stat(c, STAT_FORWARDED_OUT),
+        (unsigned long long)control_stat(c, STAT_FORWARDED_IN),
+        (unsigned long long)control_stat(c, STAT_BYTES_IN),
+        (unsigned long long)control_stat(c, STAT_BYTES_OUT));
     status_problems(c, say_problem, NULL);
 }
 
@@ -272,7 +282,8 @@ static int run(struct server *sv, const struct config *c, char *err, size_t err_
     if (warn[0])
         log_warn("serve", "%s", warn);
     limits_set(&sv->limits, c);
-    if (make_workers(sv, (uint32_t)c->workers, err, err_len) != 0 || control_start(&sv->control, err, err_len) != 0 ||
+    if (make_workers(sv, (uint32_t)c->workers, err, err_len) != 0 ||
+        control_start(&sv->control, err, err_len) != 0 ||
         admin_start(&sv->admin, &sv->control, &sv->reload, c->admin, err, err_len) != 0 ||
         metrics_start(&sv->metrics, &sv->control, &c->metrics, err, err_len) != 0)
         return -1;
@@ -303,7 +314,6 @@ static int serve(struct server *sv, struct site *site, char *err, size_t err_len
     int rc = -1;
     if (make_loop(sv, site, err, err_len) != 0)
         return -1;
-    reload_init(&sv->reload, &sv->control, sv->reload.argc, sv->reload.argv, sv->reload.envp);
     rc = run(sv, site->config, err, err_len);
     if (!sv->running)
         abandon(sv);
@@ -316,7 +326,7 @@ static int serve(struct server *sv, struct site *site, char *err, size_t err_len
 
 int server_run(struct config *config, int argc, char **argv, char *const *envp, char *err, size_t err_len)
 {
-    char warn[1024];
+    char warn[2048] = "";
     uint64_t seed;
     int rc = -1;
     struct server *sv = calloc(1, sizeof(*sv));
@@ -331,7 +341,6 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
         config->workers = WORKERS_MAX;
     for (int i = 0; i < WORKERS_MAX; i++)
         sv->fds[i] = (struct listen_fds){{-1, -1, -1}};
-    sv->reload = (struct reload){.argc = argc, .argv = argv, .envp = envp};
     randombytes_buf(&seed, sizeof(seed));
     limits_init(&sv->limits, seed);
     if (keystore_open(&sv->keystore, config->state, true, err, err_len) != 0) {
@@ -343,8 +352,8 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
         goto close;
     }
     struct site *site = site_load(config, err, err_len, warn, sizeof(warn));
-    if (site && warn[0])
-        log_warn("serve", "%s", warn);
+    reload_init(&sv->reload, &sv->control, argc, argv, envp, warn);
+    site_warn_lines(warn, say_doubt, NULL); /* among them the CertName to paste for a made certificate */
     if (site)
         rc = serve(sv, site, err, err_len);
     if (rc == 0)

@@ -34,6 +34,11 @@ static void __attribute__((format(printf, 3, 4))) say(struct check *c, bool ok, 
     c->say(c->ctx, ok, line);
 }
 
+static void say_doubt(void *ctx, const char *sentence)
+{
+    say(ctx, true, "warning: %s", sentence);
+}
+
 /* 0 with the public key if there is one or serve would make one (then it is zero). */
 static int check_node_key(struct check *c, const struct config *config, struct derp_key *pub)
 {
@@ -42,7 +47,8 @@ static int check_node_key(struct check *c, const struct config *config, struct d
     struct key_pair kp;
     bool created;
     size_t n = strlen(config->state);
-    bool ours = strncmp(config->key_file, config->state, n) == 0 && strcmp(config->key_file + n, "/node.key") == 0;
+    bool ours =
+        strncmp(config->key_file, config->state, n) == 0 && strcmp(config->key_file + n, "/node.key") == 0;
     memset(pub, 0, sizeof(*pub));
     int rc = keystore_open(&ks, config->state, false, err, sizeof(err));
     if (rc == 0) {
@@ -97,7 +103,8 @@ static void check_certificate(struct check *c, const struct config *config, cons
     }
     snprintf(file, sizeof(file), "%s/%s.crt", config->cert_dir, self->host_name);
     if (config->tls == TLS_AUTO && is_ip(self->host_name) && access(file, F_OK) != 0 && errno == ENOENT) {
-        say(c, true, "certificate: none yet, the first start makes one for %s and prints its pin", self->host_name);
+        say(c, true, "certificate: none yet, the first start makes one for %s and prints its pin",
+            self->host_name);
         return;
     }
     struct tls_server_params p = site_tls_params(config, self, pub);
@@ -150,8 +157,7 @@ int server_check(struct config *config, void (*out)(void *ctx, bool ok, const ch
         say(&c, false, "%s", err);
     } else {
         say(&c, true, "map: %s, %d regions", config->map_file, map->n_regions);
-        if (warn[0])
-            say(&c, true, "warning: %s", warn);
+        site_warn_lines(warn, say_doubt, &c);
         self = site_find_self(map, config->node, err, sizeof(err));
         if (self)
             say(&c, true, "node: %s in region %d", self->id, self->region_id);

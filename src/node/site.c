@@ -20,18 +20,25 @@
 
 enum { MAP_FILE_MAX = 4 << 20, NAMES_LISTED = 12 };
 
-/* Appends a sentence to what is there already. */
-static void __attribute__((format(printf, 3, 4))) add_text(char *buf, size_t len, const char *fmt, ...)
+/* Appends a line to what is there already. */
+static void __attribute__((format(printf, 3, 4))) add_line(char *buf, size_t len, const char *fmt, ...)
 {
     size_t have = strlen(buf);
-    if (have && have + 3 < len)
-        have += (size_t)snprintf(buf + have, len - have, "; ");
+    if (have && have + 2 < len)
+        buf[have++] = '\n';
     if (have + 1 >= len)
         return;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(buf + have, len - have, fmt, ap);
     va_end(ap);
+}
+
+void site_warn_lines(char *text, void (*line)(void *ctx, const char *text), void *ctx)
+{
+    char *save = NULL;
+    for (char *one = strtok_r(text, "\n", &save); one; one = strtok_r(NULL, "\n", &save))
+        line(ctx, one);
 }
 
 /* The whole file, malloc'd and NUL-terminated.  NULL with a sentence. */
@@ -99,7 +106,7 @@ static void on_finding(void *ctx, const struct derpmap_finding *f)
     char line[400];
     put_place(line, sizeof(line), l->file, &f->at);
     if (!f->error)
-        add_text(l->warn, l->warn_len, "%s", line);
+        add_line(l->warn, l->warn_len, "%s", line);
     else if (l->errors++ == 0)
         snprintf(l->err, l->err_len, "%s", line);
 }
@@ -123,8 +130,9 @@ struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char 
         return NULL;
     }
     if (derpmap_lint(map, on_finding, &l) > 0) {
+        size_t n_err = strlen(err);
         if (l.errors > 1)
-            add_text(err, err_len, "%d more errors (derpmesh map check shows all)", l.errors - 1);
+            snprintf(err + n_err, err_len - n_err, " (and %d more: see derpmesh map check)", l.errors - 1);
         derpmap_free(map);
         return NULL;
     }
@@ -150,7 +158,8 @@ static void list_names(char *out, size_t len, const struct derpmap *map)
         snprintf(out + at, len - at, " and %d more", left);
 }
 
-const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err, size_t err_len)
+const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err,
+                                          size_t err_len)
 {
     char names[300];
     const struct derpmap_node *found = NULL, *local = NULL;
@@ -159,8 +168,9 @@ const struct derpmap_node *site_find_self(const struct derpmap *map, const char 
     if (name && name[0]) {
         found = derpmap_find(map, name);
         if (!found)
-            snprintf(err, err_len, "node %s is not in the map (or its name is not unique there); the map has: %s",
-                     name, names);
+            snprintf(err, err_len,
+                     "node %s is not in the map (or its name is not unique there); the map has: %s", name,
+                     names);
         return found;
     }
     for (int i = 0; i < map->n_nodes; i++) {
@@ -216,8 +226,9 @@ static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_
     const struct config *c = s->config;
     char doubt[300] = "";
     if (c->tls == TLS_ACME) {
-        snprintf(err, err_len, "tls: acme is not supported in this version; set tls to manual and cert_dir to where "
-                               "your ACME client puts its certificates");
+        snprintf(err, err_len,
+                 "tls: acme is not supported in this version; set tls to manual and cert_dir to where "
+                 "your ACME client puts its certificates");
         return -1;
     }
     if (c->tls != TLS_OFF) {
@@ -226,7 +237,7 @@ static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_
         if (!s->tls)
             return -1;
         if (doubt[0])
-            add_text(warn, warn_len, "%s", doubt);
+            add_line(warn, warn_len, "%s", doubt);
     }
     s->dial_ctx = tls_client_ctx_new(err, err_len);
     return s->dial_ctx ? 0 : -1;

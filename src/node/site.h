@@ -26,8 +26,10 @@ struct site {
 };
 
 /* Loads map, keys, certificate as the config says; config belongs to the site from now on, also on failure.
- * NULL with a sentence in err.  warn: doubts that do not prevent serving, "" if none. */
+ * NULL with a sentence in err.  warn: doubts that do not prevent serving, one a line, "" if none. */
 struct site *site_load(struct config *config, char *err, size_t err_len, char *warn, size_t warn_len);
+/* Calls line for each line of such a warning; text is changed. */
+void site_warn_lines(char *text, void (*line)(void *ctx, const char *text), void *ctx);
 /* Its parts, for checks.  A map file (≤ 4 MiB) with errors of parsing or lint is refused: "FILE:LINE:COL: …". */
 struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char *warn, size_t warn_len);
 /* This node in the map: the one called name; without a name the only one, or the only one with an address of this

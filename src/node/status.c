@@ -20,9 +20,9 @@ const char *status_time(char buf[static STATUS_TIME], time_t t)
 
 const char *status_peer_state(enum mesh_peer_state s)
 {
-    static const char *const names[] = {[MESH_PEER_DOWN] = "down",       [MESH_PEER_DIALING] = "dialing",
-                                        [MESH_PEER_AUTH] = "auth",       [MESH_PEER_UP] = "up",
-                                        [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_REMOVED] = "removed"};
+    static const char *const names[] = {
+        [MESH_PEER_DOWN] = "down", [MESH_PEER_DIALING] = "dialing", [MESH_PEER_AUTH] = "auth",
+        [MESH_PEER_UP] = "up",     [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_REMOVED] = "removed"};
     return names[s];
 }
 
@@ -57,7 +57,8 @@ static void peer_problems(const struct control *c, const struct problems *p)
             continue;
         bool linked = control_peer_linked(c, i, &since);
         if (!linked && now - since > PEER_DOWN_MS)
-            problem(p, "no link to peer %s for %llu s: %s", peer.name, (unsigned long long)(now - since) / 1000,
+            problem(p, "no link to peer %s for %llu s: %s", peer.name,
+                    (unsigned long long)(now - since) / 1000,
                     peer.last_error[0] ? peer.last_error : "it has not answered");
         if (linked && peer.state == MESH_PEER_SUSPECT)
             problem(p, "the link to peer %s has fallen silent", peer.name);
@@ -76,8 +77,8 @@ static void certificate_problems(const struct site *s, const struct problems *p)
     if (left < 0)
         problem(p, "the certificate %s has expired on %s: replace it and reload", s->tls->file, until);
     else if (left < CERT_SOON_S)
-        problem(p, "the certificate %s expires in %.0f days (%s): renew it and reload", s->tls->file, left / 86400,
-                until);
+        problem(p, "the certificate %s expires in %.0f days (%s): renew it and reload", s->tls->file,
+                left / 86400, until);
 }
 
 static int other_nodes(const struct site *s)
@@ -142,8 +143,9 @@ static json_t *certificate_json(const struct site *s)
     for (char *n = strtok_r(names, " ", &save); n; n = strtok_r(NULL, " ", &save))
         json_array_append_new(list, json_string(n));
     snprintf(pin, sizeof(pin), "sha256-raw:%s", s->tls->pin);
-    return json_pack("{s:s, s:s, s:o, s:s, s:s}", "kind", s->tls->made ? "made" : "file", "file", s->tls->file, "names",
-                     list, "not_after", status_time(until, s->tls->not_after), "pin", pin);
+    return json_pack("{s:s, s:s, s:o, s:s, s:s}", "kind", s->tls->made ? "made" : "file", "file",
+                     s->tls->file, "names", list, "not_after", status_time(until, s->tls->not_after), "pin",
+                     pin);
 }
 
 static json_t *peers_json(const struct control *c)
@@ -155,10 +157,10 @@ static json_t *peers_json(const struct control *c)
         if (!mesh_peer(c->mesh, i, &p) || p.state == MESH_PEER_REMOVED)
             continue;
         control_peer_linked(c, i, &since);
-        json_t *o = json_pack("{s:s, s:i, s:s, s:f, s:I, s:b, s:b, s:b, s:I}", "name", p.name, "region", p.region_id,
-                              "state", status_peer_state(p.state), "rtt_ms", p.rtt_ms, "keys", (json_int_t)p.n_keys,
-                              "synced", p.synced, "map_differs", p.map_differs, "dialed_by_us", p.dialed_by_us,
-                              "since_s", (json_int_t)((now - since) / 1000));
+        json_t *o = json_pack("{s:s, s:i, s:s, s:f, s:I, s:b, s:b, s:b, s:I}", "name", p.name, "region",
+                              p.region_id, "state", status_peer_state(p.state), "rtt_ms", p.rtt_ms, "keys",
+                              (json_int_t)p.n_keys, "synced", p.synced, "map_differs", p.map_differs,
+                              "dialed_by_us", p.dialed_by_us, "since_s", (json_int_t)((now - since) / 1000));
         json_object_set_new(o, "software", json_string(p.software));
         json_object_set_new(o, "error", json_string(p.last_error));
         json_array_append_new(list, o);
@@ -166,7 +168,10 @@ static json_t *peers_json(const struct control *c)
     return list;
 }
 
-#define MESH_COUNTER(member, gauge, help) {#member, help, offsetof(struct mesh_counters, member), gauge}
+#define MESH_COUNTER(member, gauge, help)                                                                    \
+    {                                                                                                        \
+#member, help, offsetof(struct mesh_counters, member), gauge                                         \
+    }
 static const struct {
     const char *name, *help;
     size_t offset;
@@ -193,7 +198,8 @@ static const struct {
 };
 
 void status_mesh_counters(const struct control *c,
-                          void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v), void *ctx)
+                          void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v),
+                          void *ctx)
 {
     struct mesh_counters m = {0};
     if (c->mesh)
@@ -228,8 +234,8 @@ static json_t *mesh_json(const struct control *c)
     struct mesh_counters m = {0};
     if (c->mesh)
         mesh_counters(c->mesh, &m);
-    return json_pack("{s:b, s:I, s:o}", "enabled", c->site->mesh_keys.n > 0, "remote_keys", (json_int_t)m.n_remote_keys,
-                     "peers", peers_json(c));
+    return json_pack("{s:b, s:I, s:o}", "enabled", c->site->mesh_keys.n > 0, "remote_keys",
+                     (json_int_t)m.n_remote_keys, "peers", peers_json(c));
 }
 
 static json_t *map_json(const struct site *s)
@@ -239,8 +245,8 @@ static json_t *map_json(const struct site *s)
     for (int i = 0; i < s->map->n_nodes; i++)
         nodes += !s->map->nodes[i].backup;
     sodium_bin2hex(hash, sizeof(hash), s->map->hash, sizeof(s->map->hash));
-    return json_pack("{s:s, s:s, s:i, s:i}", "file", s->config->map_file, "hash", hash, "regions", s->map->n_regions,
-                     "nodes", nodes);
+    return json_pack("{s:s, s:s, s:i, s:i}", "file", s->config->map_file, "hash", hash, "regions",
+                     s->map->n_regions, "nodes", nodes);
 }
 
 json_t *status_json(const struct control *c)
@@ -251,16 +257,17 @@ json_t *status_json(const struct control *c)
     json_t *problems = json_array();
     status_problems(c, add_problem, problems);
     key_public_text(key, &s->node_key.pub);
-    json_t *clients = json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)clients_connections(c->clients),
-                                "keys", (json_int_t)clients_keys(c->clients), "home",
-                                (json_int_t)clients_homes(c->clients), "login",
-                                (json_int_t)control_stat(c, STAT_LOGIN_PENDING));
-    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o}", "node",
-                     s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id, "uptime_s",
-                     (json_int_t)((control_now() - c->started) / 1000), "public_key", key, "open_to_anyone", 1, "listen",
-                     "derp", at[LISTEN_DERP].text, "http", at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text,
-                     "certificate", certificate_json(s), "map", map_json(s), "clients", clients, "mesh", mesh_json(c),
-                     "traffic", traffic_json(c), "problems", problems);
+    json_t *clients =
+        json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)clients_connections(c->clients), "keys",
+                  (json_int_t)clients_keys(c->clients), "home", (json_int_t)clients_homes(c->clients),
+                  "login", (json_int_t)control_stat(c, STAT_LOGIN_PENDING));
+    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o}",
+                     "node", s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id,
+                     "uptime_s", (json_int_t)((control_now() - c->started) / 1000), "public_key", key,
+                     "open_to_anyone", 1, "listen", "derp", at[LISTEN_DERP].text, "http",
+                     at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate", certificate_json(s),
+                     "map", map_json(s), "clients", clients, "mesh", mesh_json(c), "traffic", traffic_json(c),
+                     "problems", problems);
 }
 
 /* ---- where ---- */
@@ -270,8 +277,8 @@ static json_t *remote_json(const struct control *c, const struct mesh_location *
     struct mesh_peer_info p;
     if (l->node == NODE_NONE || !mesh_peer(c->mesh, l->node, &p))
         return NULL;
-    return json_pack("{s:s, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home, "gleaned",
-                     l->gleaned, "path", p.name, "rtt_ms", p.rtt_ms);
+    return json_pack("{s:s, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home,
+                     "gleaned", l->gleaned, "path", p.name, "rtt_ms", p.rtt_ms);
 }
 
 json_t *status_where(const struct control *c, const char *key)
@@ -283,9 +290,10 @@ json_t *status_where(const struct control *c, const char *key)
         return status_error("a key is written nodekey: and 64 hex digits");
     json_t *list = json_array();
     if (clients_get(c->clients, &k, &here))
-        json_array_append_new(list, json_pack("{s:s, s:b, s:b, s:i, s:I, s:f}", "node", c->site->self->id, "local", 1,
-                                              "home", here.home > 0, "worker", (int)here.active.worker, "connections",
-                                              (json_int_t)here.connections, "rtt_ms", 0.0));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:b, s:b, s:i, s:I, s:f}", "node", c->site->self->id, "local",
+                                        1, "home", here.home > 0, "worker", (int)here.active.worker,
+                                        "connections", (json_int_t)here.connections, "rtt_ms", 0.0));
     size_t n = c->mesh ? mesh_where(c->mesh, &k, at, WHERE_MAX) : 0;
     for (size_t i = 0; i < n && i < WHERE_MAX; i++) {
         json_t *o = remote_json(c, &at[i]);

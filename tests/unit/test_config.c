@@ -191,7 +191,6 @@ static void test_required(void **state)
 {
     (void)state;
     flags_refused("", "--map FILE");
-    flags_refused("--map m", "--node NAME");
 }
 
 /* ---- what is unknown ---- */

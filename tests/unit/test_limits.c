@@ -41,7 +41,8 @@ static void per_prefix(void **state)
     (void)state;
     struct login_limits *l = make(100, 2, 1);
     struct conn_addr a = addr("192.0.2.1"), b = addr("192.0.2.2");
-    struct conn_addr n1 = addr("2001:db8:0:1::1"), n2 = addr("2001:db8:0:1:ffff::2"), other = addr("2001:db8:0:2::1");
+    struct conn_addr n1 = addr("2001:db8:0:1::1"), n2 = addr("2001:db8:0:1:ffff::2"),
+                     other = addr("2001:db8:0:2::1");
     assert_int_equal(limits_login_enter(l, &a), LIMITS_OK);
     assert_int_equal(limits_login_enter(l, &a), LIMITS_OK);
     assert_int_equal(limits_login_enter(l, &a), LIMITS_PREFIX);
@@ -130,8 +131,8 @@ static void from_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(per_prefix),     cmocka_unit_test(in_all),
-        cmocka_unit_test(clients),        cmocka_unit_test(figures_from_the_machine),
+        cmocka_unit_test(per_prefix),   cmocka_unit_test(in_all),
+        cmocka_unit_test(clients),      cmocka_unit_test(figures_from_the_machine),
         cmocka_unit_test(from_threads),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

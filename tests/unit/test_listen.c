@@ -14,8 +14,11 @@
 
 static struct derpmap_node node(const char *ipv4, int derp, int stun)
 {
-    return (struct derpmap_node){
-        .id = "1", .host_name = "derp.example", .ipv4 = (char *)ipv4, .derp_port = derp, .stun_port = stun};
+    return (struct derpmap_node){.id = (char *)"1",
+                                 .host_name = (char *)"derp.example",
+                                 .ipv4 = (char *)ipv4,
+                                 .derp_port = derp,
+                                 .stun_port = stun};
 }
 
 /* A port of 127.0.0.1 that is free for TCP just now. */
@@ -47,7 +50,8 @@ static void defaults(void **state)
     assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
     assert_int_equal(p.at[LISTEN_DERP].port, 443);
     assert_int_equal(p.at[LISTEN_STUN].port, 3478);
-    assert_true(strcmp(p.at[LISTEN_DERP].text, "[::]:443") == 0 || strcmp(p.at[LISTEN_DERP].text, "0.0.0.0:443") == 0);
+    assert_true(strcmp(p.at[LISTEN_DERP].text, "[::]:443") == 0 ||
+                strcmp(p.at[LISTEN_DERP].text, "0.0.0.0:443") == 0);
 
     n = node("127.0.0.9", 8443, -1);
     n.ipv6 = (char *)"2001:db8::77"; /* one of two is not local */
@@ -67,10 +71,8 @@ static void settings_win(void **state)
 {
     (void)state;
     struct listen_plan p;
-    struct config c = {.tls = TLS_AUTO,
-                       .listen = {"127.0.0.1", 1443},
-                       .listen_http = {"", -1},
-                       .listen_stun = {"::1", 0}};
+    struct config c = {
+        .tls = TLS_AUTO, .listen = {"127.0.0.1", 1443}, .listen_http = {"", -1}, .listen_stun = {"::1", 0}};
     char err[256];
     struct derpmap_node n = node("192.0.2.77", 0, 0);
     assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
@@ -124,12 +126,16 @@ static void port_80_is_optional_by_default(void **state)
     struct derpmap_node n = node("127.0.0.1", 0, 0);
     char err[400], warn[400];
     struct listen_plan owner = {.at = {[LISTEN_HTTP] = {.on = false}}};
-    struct config oc = {.tls = TLS_AUTO, .listen = {"127.0.0.1", free_port()}, .listen_http = {"", -1}, .listen_stun = {"", -1}};
+    struct config oc = {.tls = TLS_AUTO,
+                        .listen = {"127.0.0.1", free_port()},
+                        .listen_http = {"", -1},
+                        .listen_stun = {"", -1}};
     assert_int_equal(listen_plan(&owner, &oc, &n, err, sizeof(err)), 0);
     assert_int_equal(listen_open(&owner, taken, 1, err, sizeof(err), warn, sizeof(warn)), 0);
 
     assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
-    p.at[LISTEN_HTTP].addr = owner.at[LISTEN_DERP].addr; /* instead of port 80, which may be free or not here */
+    p.at[LISTEN_HTTP].addr =
+        owner.at[LISTEN_DERP].addr; /* instead of port 80, which may be free or not here */
     p.at[LISTEN_HTTP].on = true;
     p.at[LISTEN_HTTP].optional = true;
     assert_int_equal(listen_open(&p, fds, 2, err, sizeof(err), warn, sizeof(warn)), 0);
