@@ -81,6 +81,7 @@ static void hello_send(struct mesh *m, struct link *l, const char *to)
     m->ops->random(m->ctx, secret, sizeof secret);
     memcpy(h.key_id, m->key_id, sizeof h.key_id);
     memcpy(h.map_hash, m->map->hash, sizeof h.map_hash);
+    memcpy(l->map_told, h.map_hash, sizeof l->map_told);
     auth_ephemeral(&l->auth, secret, &h.ephemeral);
     sodium_memzero(secret, sizeof secret);
     meshmsg_hello(&m->out, &h);

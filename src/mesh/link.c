@@ -43,6 +43,15 @@ void link_mark(struct mesh *m, struct link *l)
         l->mark[l->n_marks++] = (struct mark){.number = l->ping_number, .bytes = l->sent, .at = m->now};
 }
 
+void link_tell_map(struct mesh *m, struct link *l)
+{
+    if (l->state != LINK_UP || memcmp(l->map_told, m->map->hash, sizeof l->map_told) == 0)
+        return;
+    memcpy(l->map_told, m->map->hash, sizeof l->map_told);
+    meshmsg_info(&m->out, l->map_told);
+    link_send(m, l);
+}
+
 /* ---- the end ---- */
 
 static void link_remove(struct mesh *m, const struct link *l)
@@ -184,6 +193,7 @@ static void link_use(struct mesh *m, struct link *l)
         places_rank_changed(m, p);
     peer_schedule(m, p);
     peer_note(m, p);
+    link_tell_map(m, l);
     learn_start(m, l);
     if (l->sync_wanted)
         announce_sync(m, l);
@@ -302,8 +312,11 @@ static const char *on_bye(const struct meshmsg_in *in)
 static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_in *in)
 {
     struct peer *p = l->peer;
-    if (meshmsg_read_info(in, p->map_hash) != 0)
+    if (meshmsg_read_info(in, l->theirs.map_hash) != 0)
         return "malformed message";
+    if (l != p->link)
+        return NULL; /* peer_learn takes it when the link comes into use */
+    memcpy(p->map_hash, l->theirs.map_hash, sizeof p->map_hash);
     if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
         mesh_log(m, MESH_LOG_INFO, "peer uses another map peer=%s", p->name);
     return NULL;
@@ -326,7 +339,7 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_BYE:
         return on_bye(in);
     case MESHMSG_INFO:
-        return in_use ? on_info(m, l, in) : NULL;
+        return on_info(m, l, in);
     case MESHMSG_SYNC_REQ:
         if (meshmsg_read_sync_req(in, &number, &at) != 0)
             return "malformed message";

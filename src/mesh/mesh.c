@@ -112,14 +112,9 @@ void mesh_free(struct mesh *m)
 void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpmap_node *self, uint64_t now)
 {
     m->now = now;
-    bool other = memcmp(m->map->hash, map->hash, sizeof map->hash) != 0;
     (void)peers_take_map(m, map, self);
-    for (size_t i = 0; other && i < m->n_links; i++) {
-        if (m->links[i]->state != LINK_UP)
-            continue;
-        meshmsg_info(&m->out, map->hash);
-        link_send(m, m->links[i]);
-    }
+    for (size_t i = 0; i < m->n_links; i++)
+        link_tell_map(m, m->links[i]);
 }
 
 void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)

@@ -68,6 +68,7 @@ struct link {
     struct auth auth;
     struct meshmsg_hello theirs;
     struct mesh_key_id key_id; /* of the mesh key that proved it */
+    uint8_t map_told[MESHMSG_HASH_LEN];
 
     /* Liveness. */
     uint64_t last_rx, next_ping, ping_number;
