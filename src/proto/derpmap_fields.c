@@ -79,6 +79,10 @@ void fields_note(struct reader *r, size_t off, const char *fmt, ...)
     struct derpmap_finding *f = &full->notes[full->n_notes++];
     f->at.line = at.line;
     f->at.col = at.col;
+    if (full->n_notes == DERPMAP_MAX_NOTES) {
+        snprintf(f->at.msg, sizeof f->at.msg, "and more of this kind, from here on: first correct these");
+        return;
+    }
     va_start(ap, fmt);
     vsnprintf(f->at.msg, sizeof f->at.msg, fmt, ap);
     va_end(ap);

@@ -137,7 +137,7 @@ static void lint_addresses(struct lint *l, const struct derpmap_node *n, const s
     lint_address(l, n->ipv6, AF_INET6, pos[NODE_IPV6]);
     if (none4 && none6)
         ERROR(l, pos[NODE_IPV6], "IPv4 and IPv6 are both \"none\": nobody can reach this node");
-    if (!n->ipv4 && !n->ipv6 && !is_ip(n->host_name))
+    if (!n->ipv4 && !n->ipv6 && !n->backup && !is_ip(n->host_name))
         WARN(l, node_at(n),
              "no IPv4 and no IPv6: clients depend on DNS, which may itself need the relay; state its "
              "addresses");
