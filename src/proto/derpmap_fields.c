@@ -1,9 +1,9 @@
-/* Reading the fields of an object by a table: names in any case as Go has it, or in lower case as Headscale does, and
- * values with their types checked.
+/* Reading the fields of an object by a table: names in any case as Go has it, or in lower case as Headscale
+ * does, and values with their types checked.
  *
  * Happy path: fields_pick finds the members, fields_read stores them into a struct.
- * It fails at the first value of a wrong type.  Unknown fields are passed over (a newer Tailscale may know them) and
- * noted for lint. */
+ * It fails at the first value of a wrong type.  Unknown fields are passed over (a newer Tailscale may know
+ * them) and noted for lint. */
 #include "proto/derpmap_fields.h"
 
 #include <limits.h>

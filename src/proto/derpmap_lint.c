@@ -2,8 +2,8 @@
  *
  * Happy path: derpmap_lint adds what reading noted to what it sees itself, sorts by place, reports.
  * It fails only for want of memory, which is reported as one more error.
- * Sources of the rules: tailscale.com net/netcheck, net/captivedetection, net/tlsdial, prober, tailcfg; Headscale's
- * hscontrol/derp. */
+ * Sources of the rules: tailscale.com net/netcheck, net/captivedetection, net/tlsdial, prober, tailcfg;
+ * Headscale's hscontrol/derp. */
 #include "proto/derpmap_internal.h"
 
 #include <arpa/inet.h>

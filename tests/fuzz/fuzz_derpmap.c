@@ -1,5 +1,5 @@
-/* A derpMap of any bytes: an error that says something, or a map that lint can read and that every export gives back
- * with the same hash. */
+/* A derpMap of any bytes: an error that says something, or a map that lint can read and that every export
+ * gives back with the same hash. */
 #include "proto/derpmap.h"
 
 #include <stdlib.h>

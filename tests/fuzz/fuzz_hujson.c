@@ -1,4 +1,5 @@
-/* HuJSON of any bytes: an error with a place, or a tree whose positions lie in the text, children inside parents. */
+/* HuJSON of any bytes: an error with a place, or a tree whose positions lie in the text, children inside
+ * parents. */
 #include "proto/hujson.h"
 
 #include <stdlib.h>

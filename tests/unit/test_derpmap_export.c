@@ -231,7 +231,8 @@ static void test_unique_names(void **state)
     check_round_trips(text);
 }
 
-/* Which of several listings is the node must not depend on the order of regions in the file: exports sort them. */
+/* Which of several listings is the node must not depend on the order of regions in the file: exports sort
+ * them. */
 static void test_listing_order(void **state)
 {
     (void)state;

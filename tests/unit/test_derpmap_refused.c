@@ -188,8 +188,8 @@ static char *repeat(const char *head, const char *unit, size_t n)
     return s;
 }
 
-/* Depth is refused where it is first too deep: the rest, on which libyaml would spend most of its time, is never looked
- * at.  The collections are not closed, which would be the error if it were. */
+/* Depth is refused where it is first too deep: the rest, on which libyaml would spend most of its time, is
+ * never looked at.  The collections are not closed, which would be the error if it were. */
 static void test_depth(void **state)
 {
     (void)state;
