@@ -42,6 +42,7 @@ static int lint(const char *text, struct findings *all)
 #define GOOD_NODE                                                                                            \
     "{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a.example\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"2001:"    \
     "db8::1\""
+#define GOOD_NODE_OF_901 "{\"Name\":\"b\",\"RegionID\":901,\"HostName\":\"b.example\",\"IPv4\":\"192.0.2.2\"}"
 #define BAD_NODE(fields) "{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a.example\"," fields
 
 static const struct lint_case {
@@ -158,6 +159,22 @@ static void test_empty_things(void **state)
     assert_non_null(strstr(all.list[0].at.msg, "no regions in this map"));
 }
 
+/* The node is told that it has no address, its backups need not be. */
+static void test_backup_without_address(void **state)
+{
+    (void)state;
+    struct findings all;
+
+    assert_int_equal(lint("{\"Regions\":{\"900\":{\"RegionID\":900,\"RegionCode\":\"x\",\"Nodes\":["
+                          "{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a.example\"}]},"
+                          "\"901\":{\"RegionID\":901,\"RegionCode\":\"y\",\"Nodes\":[" GOOD_NODE_OF_901
+                          ",{\"Name\":\"c\",\"RegionID\":901,\"HostName\":\"a.example\",\"STUNPort\":-1}]}}}",
+                          &all),
+                     0);
+    assert_int_equal(all.n, 1);
+    assert_non_null(strstr(all.list[0].at.msg, "no IPv4 and no IPv6"));
+}
+
 static void test_good_maps(void **state)
 {
     (void)state;
@@ -263,9 +280,13 @@ static void test_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_case), cmocka_unit_test(test_empty_things),
-        cmocka_unit_test(test_good_maps), cmocka_unit_test(test_headscale),
-        cmocka_unit_test(test_order),     cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_each_case),
+        cmocka_unit_test(test_empty_things),
+        cmocka_unit_test(test_backup_without_address),
+        cmocka_unit_test(test_good_maps),
+        cmocka_unit_test(test_headscale),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_bound),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -49,6 +49,9 @@ static const struct refused whole_files[] = {
     {"{\"Regions\": {\"-1\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"0900\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"2147483648\": null}}", 1, 14, "is no positive number"},
+    {"{\"Regions\": {\"4294968196\": null}}", 1, 14, "is no positive number"}, /* 900 in 32 bits */
+    {"{\"Regions\": {\"900\": {\"RegionID\": 900, \"Latitude\": 1e999}}}", 1, 51,
+     "Latitude must be a number"},
     {"{\"Regions\": {\"\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"900\": 1}}", 1, 21, "region 900 must be an object, or null"},
     {"{\"Regions\": {\"900\": {}}}", 1, 21, "region 900 has no RegionID"},
