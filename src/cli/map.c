@@ -1,8 +1,8 @@
 /* The subcommands of `derpmesh map`: check, show, export.
  *
  * Happy path: read the file (or standard input), parse it, and print findings, a table or another spelling.
- * It fails with exit code 1 and a FILE:LINE:COL line where the map is at fault, 2 for wrong use, 3 where the file cannot be
- * read or the output not written. */
+ * It fails with exit code 1 and a FILE:LINE:COL line where the map is at fault, 2 for wrong use, 3 where
+ * the file cannot be read or the output not written. */
 #include "cli/map.h"
 
 #include <arpa/inet.h>

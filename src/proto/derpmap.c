@@ -1,7 +1,7 @@
 /* The derpMap's front: tells the spelling of a file, reads it, and answers questions about the map.
  *
- * Happy path: derpmap_parse looks at the first significant byte ({ or a C comment: HuJSON, which JSON is a part of; else
- * YAML), has the tree made, read and resolved, and hands out one immutable struct.
+ * Happy path: derpmap_parse looks at the first significant byte ({ or a C comment: HuJSON, which JSON is a
+ * part of; else YAML), has the tree made, read and resolved, and hands out one immutable struct.
  * It fails as its steps do, with line and column; nothing is left behind then. */
 #include "proto/derpmap_internal.h"
 

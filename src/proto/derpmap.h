@@ -74,7 +74,8 @@ static inline int derpmap_stun_port(const struct derpmap_node *n) /* -1: no STUN
 /* Whether two nodes, of two maps, are reached in the same way (address, port, certificate). */
 bool derpmap_node_same(const struct derpmap_node *a, const struct derpmap_node *b);
 
-/* A pin: 0 with the SHA-256 over the DER certificate; -1 if CertName is no well-formed pin (lower-case hex). */
+/* A pin: 0 with the SHA-256 over the DER certificate; -1 if CertName is no well-formed pin (lower-case
+ * hex). */
 int derpmap_pin(const struct derpmap_node *n, uint8_t sha256[static 32]);
 
 struct derpmap_finding {

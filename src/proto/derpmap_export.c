@@ -1,7 +1,7 @@
 /* The map as text: HuJSON for a tailnet policy, plain DERPMap JSON, Headscale's derp.yaml.
  *
- * Happy path: one walk over the map, through a writer that knows the three styles; fields at their defaults are left out,
- * as Go leaves them out.  What is written parses again to a map of the same hash.
+ * Happy path: one walk over the map, through a writer that knows the three styles; fields at their defaults
+ * are left out, as Go leaves them out.  What is written parses again to a map of the same hash.
  * It fails only without memory. */
 #include "proto/derpmap_internal.h"
 

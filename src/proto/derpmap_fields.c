@@ -1,9 +1,9 @@
-/* Reading the fields of an object by a table: names in any case as Go has it, or in lower case as Headscale does, and
- * values with their types checked.
+/* Reading the fields of an object by a table: names in any case as Go has it, or in lower case as Headscale
+ * does, and values with their types checked.
  *
  * Happy path: fields_pick finds the members, fields_read stores them into a struct.
- * It fails at the first value of a wrong type.  Unknown fields are passed over (a newer Tailscale may know them) and
- * noted for lint. */
+ * It fails at the first value of a wrong type.  Unknown fields are passed over (a newer Tailscale may know
+ * them) and noted for lint. */
 #include "proto/derpmap_fields.h"
 
 #include <limits.h>
@@ -79,6 +79,10 @@ void fields_note(struct reader *r, size_t off, const char *fmt, ...)
     struct derpmap_finding *f = &full->notes[full->n_notes++];
     f->at.line = at.line;
     f->at.col = at.col;
+    if (full->n_notes == DERPMAP_MAX_NOTES) {
+        snprintf(f->at.msg, sizeof f->at.msg, "and more of this kind, from here on: first correct these");
+        return;
+    }
     va_start(ap, fmt);
     vsnprintf(f->at.msg, sizeof f->at.msg, fmt, ap);
     va_end(ap);

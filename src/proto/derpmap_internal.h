@@ -1,8 +1,9 @@
 /* Inside of the derpMap's files: what is kept beside the public struct, and the steps of reading.
  *
- * derpmap.c tells the spelling and drives: derpmap_yaml.c makes the same tree of Headscale's YAML that hujson.c makes
- * of the others; derpmap_read.c turns the tree into regions and nodes; derpmap_resolve.c looks across entries (ids,
- * backups, duplicates, hash).  derpmap_lint.c and derpmap_export.c work on the finished map. */
+ * derpmap.c tells the spelling and drives: derpmap_yaml.c makes the same tree of Headscale's YAML that
+ * hujson.c makes of the others; derpmap_read.c (with derpmap_fields.c) turns the tree into regions and
+ * nodes; derpmap_resolve.c looks across entries (ids, backups, duplicates, hash).  derpmap_lint.c and
+ * derpmap_export.c work on the finished map. */
 #ifndef DERPMESH_PROTO_DERPMAP_INTERNAL_H
 #define DERPMESH_PROTO_DERPMAP_INTERNAL_H
 

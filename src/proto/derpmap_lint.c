@@ -2,8 +2,8 @@
  *
  * Happy path: derpmap_lint adds what reading noted to what it sees itself, sorts by place, reports.
  * It fails only for want of memory, which is reported as one more error.
- * Sources of the rules: tailscale.com net/netcheck, net/captivedetection, net/tlsdial, prober, tailcfg; Headscale's
- * hscontrol/derp. */
+ * Sources of the rules: tailscale.com net/netcheck, net/captivedetection, net/tlsdial, prober, tailcfg;
+ * Headscale's hscontrol/derp. */
 #include "proto/derpmap_internal.h"
 
 #include <arpa/inet.h>
@@ -137,7 +137,7 @@ static void lint_addresses(struct lint *l, const struct derpmap_node *n, const s
     lint_address(l, n->ipv6, AF_INET6, pos[NODE_IPV6]);
     if (none4 && none6)
         ERROR(l, pos[NODE_IPV6], "IPv4 and IPv6 are both \"none\": nobody can reach this node");
-    if (!n->ipv4 && !n->ipv6 && !is_ip(n->host_name))
+    if (!n->ipv4 && !n->ipv6 && !n->backup && !is_ip(n->host_name))
         WARN(l, node_at(n),
              "no IPv4 and no IPv6: clients depend on DNS, which may itself need the relay; state its "
              "addresses");

@@ -1,9 +1,9 @@
 /* From the tree of a file to regions and nodes.
  *
- * Happy path: derpmap_read finds the derpMap in the tree, sorts its regions by number, and reads regions and nodes in
- * file order through two tables of fields.  Where each field stands is kept for lint.
- * It fails at the first value of a wrong type or range and at the first missing number or name, at that value's line
- * and column.  Work is linear in the file, but for sorting the regions. */
+ * Happy path: derpmap_read finds the derpMap in the tree, sorts its regions by number, and reads regions
+ * and nodes in file order through two tables of fields.  Where each field stands is kept for lint.
+ * It fails at the first value of a wrong type or range and at the first missing number or name, at that
+ * value's line and column.  Work is linear in the file, but for sorting the regions. */
 #include "proto/derpmap_fields.h"
 
 #include <arpa/inet.h>

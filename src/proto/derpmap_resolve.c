@@ -1,10 +1,11 @@
-/* What can only be told by looking at all entries of a map: which are further listings of one node, what each node is
- * called, and the hash.
+/* What can only be told by looking at all entries of a map: which are further listings of one node, what
+ * each node is called, and the hash.
  *
- * Happy path: find_twins pairs listings of the same node, name_nodes gives ids and the names for exports, hash_map sums
- * up.  Tables keep it near linear; only entries with one HostName and port but many addresses are compared
- * pairwise, and there are at most 4096 of them.
- * It fails where two listings of a node contradict each other and where two nodes cannot be told apart by name. */
+ * Happy path: find_twins pairs listings of the same node, give_ids and give_export_names name them, hash_map
+ * sums up.  Tables keep it near linear; only entries with one HostName and port but many addresses
+ * are compared pairwise, and there are at most 4096 of them.
+ * It fails where two listings of a node contradict each other and where two nodes cannot be told apart by
+ * name. */
 #include "proto/derpmap_internal.h"
 
 #include <stdio.h>
@@ -43,7 +44,8 @@ struct name_entry *name_table_put(struct name_table *t, const char *key, int val
     }
 }
 
-/* One listing, in the order in which listings are taken for the node itself rather than for another mention. */
+/* One listing, in the order in which listings are taken for the node itself rather than for another
+ * mention. */
 struct listing {
     int node, rank; /* 0: answers STUN; else 1 + place in its region, since backups come last there */
     int sequence;   /* by region: the order of the file does not survive an export */
@@ -298,8 +300,9 @@ static void hash_node(crypto_generichash_state *st, const struct derpmap_node *n
     hash_int(st, n->stun_only | n->insecure_for_tests << 1 | n->can_port80 << 2);
 }
 
-/* The canonical form: fields in a fixed order, texts with their lengths, defaults filled in.  Backup listings are
- * left out, so that a map and its cross-listed export are the same map; names are those of exports. */
+/* The canonical form: fields in a fixed order, texts with their lengths, defaults filled in.  Backup
+ * listings are left out, so that a map and its cross-listed export are the same map; names are those of
+ * exports. */
 static void hash_map(struct derpmap_full *full)
 {
     const struct derpmap *m = &full->map;

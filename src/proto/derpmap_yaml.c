@@ -1,11 +1,12 @@
 /* Headscale's YAML as a tree of struct hujson, so that one reader serves all spellings.
  *
- * Happy path: libyaml's events, from the first document, become values; each keeps its byte offset.  Types follow the
- * YAML core schema in its plain forms; whatever else looks like a number stays a string and is refused where a number is
- * wanted.
- * It refuses what Headscale would (two equal keys, by the reader) and what a map has no use for: aliases, tags, directives, more
- * than one document.  Size, depth and directives are limited before libyaml can spend time on them: its cost per
- * token grows with the depth of flow collections and with the number of directives. */
+ * Happy path: libyaml's events, from the first document, become values; each keeps its byte offset.  Types
+ * follow the YAML core schema in its plain forms; whatever else looks like a number stays a string and is
+ * refused where a number is wanted.
+ * It refuses what Headscale would (two equal keys, by the reader) and what a map has no use for: aliases,
+ * tags, directives, more than one document.  Size, depth and directives are limited before libyaml can
+ * spend time on them: its cost per token grows with the depth of flow collections and with the number of
+ * directives. */
 #include "proto/derpmap_internal.h"
 
 #include <stdio.h>

@@ -1,9 +1,10 @@
 /* JSON with comments and trailing commas: a strict recursive-descent parser whose depth is capped.
  *
- * Happy path: hujson_parse checks size and UTF-8 once, then parse_value walks the text from left to right and hangs
- * each value, with its byte range, into the tree.  Nothing is read twice, so time is linear in the text.
- * It fails at the first wrong byte, with that byte's line and column and what was expected there; the half-built
- * document is freed as a whole. */
+ * Happy path: hujson_parse checks size and UTF-8 once, then parse_value walks the text from left to right
+ * and hangs each value, with its byte range, into the tree.  Nothing is read twice, so time is linear in
+ * the text.
+ * It fails at the first wrong byte, with that byte's line and column and what was expected there; what was
+ * built so far is freed as a whole. */
 #include "proto/hujson_internal.h"
 
 #include <stdio.h>

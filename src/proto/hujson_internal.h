@@ -1,5 +1,5 @@
-/* Inside of proto only: the arena that parsed documents live in, and the small text helpers that the readers of
- * HuJSON, of Headscale's YAML and of the derpMap share. */
+/* Inside of proto only: the arena that parsed documents live in, and the small text helpers that the
+ * readers of HuJSON, of Headscale's YAML and of the derpMap share. */
 #ifndef DERPMESH_PROTO_HUJSON_INTERNAL_H
 #define DERPMESH_PROTO_HUJSON_INTERNAL_H
 

@@ -1,7 +1,7 @@
 /* The ground that the text readers stand on: an arena, UTF-8, positions, and messages for people.
  *
- * Happy path: a reader takes everything from one arena and frees it at once.  Allocation fails with NULL; nothing else
- * here fails. */
+ * Happy path: a reader takes everything from one arena and frees it at once.  Allocation fails with NULL;
+ * nothing else here fails. */
 #include "proto/hujson_internal.h"
 
 #include <stdarg.h>

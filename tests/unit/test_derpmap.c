@@ -1,4 +1,5 @@
-/* The derpMap in its three spellings: what is understood, what is refused and where, ids, backups and the hash. */
+/* The derpMap in its three spellings: what is understood, what is refused and where, ids, backups and the
+ * hash. */
 #include "proto/derpmap.h"
 
 #include <setjmp.h>

@@ -49,6 +49,9 @@ static const struct refused whole_files[] = {
     {"{\"Regions\": {\"-1\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"0900\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"2147483648\": null}}", 1, 14, "is no positive number"},
+    {"{\"Regions\": {\"4294968196\": null}}", 1, 14, "is no positive number"}, /* 900 in 32 bits */
+    {"{\"Regions\": {\"900\": {\"RegionID\": 900, \"Latitude\": 1e999}}}", 1, 51,
+     "Latitude must be a number"},
     {"{\"Regions\": {\"\": null}}", 1, 14, "is no positive number"},
     {"{\"Regions\": {\"900\": 1}}", 1, 21, "region 900 must be an object, or null"},
     {"{\"Regions\": {\"900\": {}}}", 1, 21, "region 900 has no RegionID"},
@@ -94,13 +97,13 @@ static const struct refused nodes[] = {
     {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a b\"}", 2, 39, "is no host name"},
     {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a/b\"}", 2, 39, "is no host name"},
     {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"1:2:3\"}", 2, 39, "is no host name"},
-    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"DERPPort\":65536}", 2, 53,
+    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"DERPPort\":65536}", 2, 54,
      "DERPPort 65536 is out of range"},
-    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"DERPPort\":-1}", 2, 53,
+    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"DERPPort\":-1}", 2, 54,
      "DERPPort -1 is out of range"},
-    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"STUNPort\":65536}", 2, 53,
+    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"STUNPort\":65536}", 2, 54,
      "STUNPort 65536 is out of range"},
-    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"STUNPort\":-2}", 2, 53,
+    {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"STUNPort\":-2}", 2, 54,
      "STUNPort -2 is out of range"},
     {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\",\"STUNPort\":\"1\"}", 2, 54, "without quotes"},
     {"{\"Name\":\"a\",\"RegionID\":900,\"HostName\":\"a\"},\n{\"Name\":\"a\",\"RegionID\":900,\"HostName\":"
@@ -188,8 +191,8 @@ static char *repeat(const char *head, const char *unit, size_t n)
     return s;
 }
 
-/* Depth is refused where it is first too deep: the rest, on which libyaml would spend most of its time, is never looked
- * at.  The collections are not closed, which would be the error if it were. */
+/* Depth is refused where it is first too deep: the rest, on which libyaml would spend most of its time, is
+ * never looked at.  The collections are not closed, which would be the error if it were. */
 static void test_depth(void **state)
 {
     (void)state;
