@@ -502,8 +502,12 @@ func (n *Node) Complaints(t testing.TB, since int64) (lines []string) {
 		if !strings.HasSuffix(line, "\n") {
 			continue // still being written
 		}
-		if level, _, _ := strings.Cut(line, " "); level == "warn" || level == "error" {
-			lines = append(lines, strings.TrimSpace(line))
+		// The level comes first, or after the time.
+		for _, word := range strings.Fields(line)[:min(3, len(strings.Fields(line)))] {
+			if word == "warn" || word == "error" {
+				lines = append(lines, strings.TrimSpace(line))
+				break
+			}
 		}
 	}
 	return lines
