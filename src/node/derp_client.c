@@ -24,7 +24,7 @@ struct derp_client {
     enum step step;
     bool stream_on; /* the stream has a handle */
     bool resolving, closing_by_owner;
-    bool starting, failed_at_start; /* within derp_client_new */
+    bool starting, failed_at_start;   /* within derp_client_new */
     uint64_t t_start, t_tls, t_login; /* ns */
     char why[256];
 };
@@ -222,7 +222,7 @@ static void on_closed(struct stream *s, enum stream_end how, const char *detail)
     struct derp_client *c = (struct derp_client *)s;
     c->stream_on = false;
     if (!c->why[0] || how == STREAM_END_CONNECT) {
-        if (how != STREAM_END_TLS || !s->ssl ||
+        if (how != STREAM_END_TLS || !s->ssl || !SSL_is_init_finished(s->ssl) ||
             tls_client_verified(s->ssl, c->p.node, c->why, sizeof(c->why)) == 0)
             snprintf(c->why, sizeof(c->why), "%s", detail);
     }

@@ -330,7 +330,7 @@ static void attempt_failed(struct conn *c, enum stream_end end, const char *deta
 {
     struct dialing *d = c->link->dialing;
     char addr[CONN_ADDR_TEXT], tls[WHY_MAX] = "";
-    if (end == STREAM_END_TLS && c->stream.ssl &&
+    if (end == STREAM_END_TLS && c->stream.ssl && SSL_is_init_finished(c->stream.ssl) &&
         tls_client_verified(c->stream.ssl, d->node, tls, sizeof(tls)) < 0 && tls[0])
         detail = tls;
     snprintf(d->why, sizeof(d->why), "%s: %.180s", conn_addr_text(addr, &c->addr), detail);

@@ -12,7 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STALL_KEEP_MS = 250, RECORD_MAX = 16384, WRITE_SLACK = 64 << 10 };
+enum {
+    STALL_KEEP_MS = 250,
+    RECORD_MAX = 16384,
+    WRITE_SLACK = 64 << 10,
+    KEY_UPDATES_MIN = 16,
+    KEY_UPDATE_BYTES = 1 << 20
+};
 
 /* Ciphertext that the socket did not take at once. */
 struct pending_write {
@@ -483,6 +489,10 @@ static void read_tls(struct stream *s)
                (r = SSL_read_ex(s->ssl, io->plain_buf + have, STREAM_PLAIN_SIZE - have, &got)) == 1)
             have += got;
         int err = r == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, r);
+        if (io->write_len > 0 && ++s->key_updates > KEY_UPDATES_MIN + s->bytes_in / KEY_UPDATE_BYTES) {
+            end_with(s, STREAM_END_TLS, "a flood of key updates");
+            return;
+        }
         write_out(s); /* answers to KeyUpdate, alerts */
         if (s->closing)
             return;

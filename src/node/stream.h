@@ -86,11 +86,12 @@ struct stream {
     uint32_t in_flight; /* bytes given to uv_write and not yet written */
     struct stream *next_flush;
     uint64_t bytes_in, bytes_out; /* on the wire */
-    uint64_t progress;  /* ms: when the socket last took bytes, or the queue last became non-empty */
-    const char *detail; /* why it ends: static text, or detail_buf */
-    char *detail_buf;   /* heap: texts of OpenSSL */
-    uint8_t end;        /* enum stream_end */
-    uint8_t count_out;  /* enum stat_id: packets that left are counted here */
+    uint64_t progress;    /* ms: when the socket last took bytes, or the queue last became non-empty */
+    const char *detail;   /* why it ends: static text, or detail_buf */
+    char *detail_buf;     /* heap: texts of OpenSSL */
+    uint32_t key_updates; /* answers that OpenSSL made by itself after the handshake */
+    uint8_t end;          /* enum stream_end */
+    uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush, paused;
 };
 

@@ -21,32 +21,13 @@ func cluster(t *testing.T, nodes int) *harness.Cluster {
 	return harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: slices.Repeat([]int{1}, nodes)})
 }
 
-// flow starts traffic between two clients at each of the nodes, each to each; stop fails the test if a frame was
-// lost, doubled or out of order, or a connection ended.
-func flow(t *testing.T, nodes ...*harness.Node) (stop func()) {
-	t.Helper()
-	tr := harness.NewTraffic()
-	members := tr.Join(t, append(nodes, nodes...)...)
-	time.Sleep(harness.Scaled(time.Second)) // the announcements are out
-	end := tr.Run(t, 20*time.Millisecond, 400)
-	return func() {
-		t.Helper()
-		end()
-		for _, m := range members {
-			if m.AllGone() != 0 {
-				t.Errorf("at %s: PeerGone for a peer that was there all the time: %s", m.Node.Name, m.Summary())
-			}
-		}
-	}
-}
-
 // TestKill: kill -9 of one node of three, and its restart.  The clients of the others notice nothing of each
 // other; the killed node's client comes back and is reached again, before it was ever called gone.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 3)
 	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-	stop := flow(t, n1, n2)
+	stop := harness.Flow(t, n1, n2)
 	p1, p2 := n1.Connect(t, harness.Opts{Home: true}), n2.Connect(t, harness.Opts{Home: true})
 	priv := key.NewNode()
 	lone := n3.Connect(t, harness.Opts{Key: priv, Home: true})
@@ -80,7 +61,7 @@ func TestKillForGood(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 3)
 	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-	stop := flow(t, n1, n2)
+	stop := harness.Flow(t, n1, n2)
 	heard, stranger := n1.Connect(t, harness.Opts{}), n2.Connect(t, harness.Opts{})
 	stays := n3.Connect(t, harness.Opts{})
 	moverKey := key.NewNode()
@@ -113,7 +94,7 @@ func TestAddAndTakeAway(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 2)
 	n1, n2 := c.Nodes[0], c.Nodes[1]
-	stop := flow(t, n1, n2)
+	stop := harness.Flow(t, n1, n2)
 	p1, p2 := n1.Connect(t, harness.Opts{}), n2.Connect(t, harness.Opts{})
 	c.WaitRoutes(t, p1, p2)
 
@@ -161,7 +142,7 @@ func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 3)
 	for i, n := range c.Nodes {
-		stop := flow(t, c.Nodes[(i+1)%3], c.Nodes[(i+2)%3])
+		stop := harness.Flow(t, c.Nodes[(i+1)%3], c.Nodes[(i+2)%3])
 		n.Stop(t)
 		n.Start(t)
 		n.WaitReady(t)

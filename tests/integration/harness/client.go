@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
+	"tailscale.com/disco"
 	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -280,6 +282,20 @@ func (c *Client) Summary() string {
 		}
 	}
 	return b.String()
+}
+
+// Random is a payload that nobody else sends.
+func Random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// Disco is a packet such as clients find each other with; servers look at its head and size only.
+func Disco(n int) []byte {
+	b := Random(n)
+	copy(b, disco.Magic)
+	return b
 }
 
 // WaitRoutes waits until frames cross from each client to each other; repeats are sent until they do.

@@ -502,8 +502,12 @@ func (n *Node) Complaints(t testing.TB, since int64) (lines []string) {
 		if !strings.HasSuffix(line, "\n") {
 			continue // still being written
 		}
-		if words := strings.Fields(line); len(words) > 1 && (words[1] == "warn" || words[1] == "error") {
-			lines = append(lines, strings.TrimSpace(line)) // words[0] is the time
+		// The level comes first, or after the time.
+		for _, word := range strings.Fields(line)[:min(3, len(strings.Fields(line)))] {
+			if word == "warn" || word == "error" {
+				lines = append(lines, strings.TrimSpace(line))
+				break
+			}
 		}
 	}
 	return lines

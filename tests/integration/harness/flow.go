@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -243,5 +244,25 @@ func (tr *Traffic) Run(t testing.TB, interval time.Duration, size int) (stop fun
 		t.Helper()
 		end()
 		tr.Settle(t)
+	}
+}
+
+// Flow starts traffic between two clients at each of the nodes, each to each.  stop ends it and fails the test if a
+// frame was lost, doubled or out of order, if a connection ended, or if someone was called gone.
+func Flow(t testing.TB, nodes ...*Node) (stop func()) {
+	t.Helper()
+	tr := NewTraffic()
+	members := tr.Join(t, slices.Concat(nodes, nodes)...)
+	// What is sent before the announcements are out is lost, and rightly.
+	time.Sleep(Scaled(time.Second))
+	end := tr.Run(t, 20*time.Millisecond, 400)
+	return func() {
+		t.Helper()
+		end()
+		for _, m := range members {
+			if m.AllGone() != 0 {
+				t.Errorf("at %s: PeerGone for a peer that was there all the time: %s", m.Node.Name, m.Summary())
+			}
+		}
 	}
 }

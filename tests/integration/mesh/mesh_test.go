@@ -4,7 +4,6 @@ package mesh
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"testing"
@@ -17,18 +16,6 @@ import (
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
-
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.Read(b)
-	return b
-}
-
-func disco(n int) []byte {
-	b := random(n)
-	copy(b, "TS\xf0\x9f\x92\xac")
-	return b
-}
 
 func cluster(t *testing.T, k harness.Kind, regions ...int) *harness.Cluster {
 	t.Helper()
@@ -44,7 +31,7 @@ func TestAcross(t *testing.T) {
 		b := c.Nodes[1].Connect(t, harness.Opts{Home: true})
 		c.WaitRoutes(t, a, b)
 		for _, size := range []int{0, 1, 1400, 65536} {
-			there, back := random(size), random(size)
+			there, back := harness.Random(size), harness.Random(size)
 			a.MustSend(t, b.Pub, there)
 			b.WaitPacket(t, a.Pub, there)
 			b.MustSend(t, a.Pub, back)
@@ -212,7 +199,7 @@ func TestTwoPlaces(t *testing.T) {
 		reached := func(where ...*harness.Client) {
 			t.Helper()
 			time.Sleep(harness.Scaled(300 * time.Millisecond))
-			p := random(200)
+			p := harness.Random(200)
 			peer.MustSend(t, priv.Public(), p)
 			harness.Eventually(t, 10*time.Second, "exactly one copy", func() error {
 				n := 0
@@ -228,7 +215,7 @@ func TestTwoPlaces(t *testing.T) {
 		reached(one, two)
 		// Who sits on the same node is served there.
 		near := c.Nodes[1].Connect(t, harness.Opts{})
-		p := random(100)
+		p := harness.Random(100)
 		near.MustSend(t, priv.Public(), p)
 		two.WaitPacket(t, near.Pub, p)
 
@@ -263,7 +250,7 @@ func TestTwoConnectionsFar(t *testing.T) {
 		second := c.Nodes[0].Connect(t, harness.Opts{Key: priv})
 		expect := func(at, not *harness.Client) {
 			t.Helper()
-			p := random(100)
+			p := harness.Random(100)
 			peer.MustSend(t, priv.Public(), p)
 			at.WaitPacket(t, peer.Pub, p)
 			if not.Packets(p) != 0 {
@@ -291,12 +278,12 @@ func TestNotHere(t *testing.T) {
 		c := cluster(t, k, 1, 1)
 		a, b := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{})
 		c.WaitRoutes(t, a, b)
-		p := disco(200)
+		p := harness.Disco(200)
 		a.MustSend(t, b.Pub, p)
 		b.WaitPacket(t, a.Pub, p)
 		unknown := key.NewNode().Public()
-		a.MustSend(t, unknown, random(200))
-		a.MustSend(t, unknown, disco(200))
+		a.MustSend(t, unknown, harness.Random(200))
+		a.MustSend(t, unknown, harness.Disco(200))
 		a.WaitGone(t, 5*time.Second, unknown, derp.PeerGoneReasonNotHere)
 		if a.AllGone() != 1 || b.AllGone() != 0 {
 			t.Errorf("one PeerGone at the sender expected: %s / %s", a.Summary(), b.Summary())
@@ -311,11 +298,11 @@ func TestTooLongAcross(t *testing.T) {
 		a, b := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{})
 		c.WaitRoutes(t, a, b)
 		r := c.Nodes[0].Login(t)
-		r.SendPacket(t, b.Pub, random(65537))
+		r.SendPacket(t, b.Pub, harness.Random(65537))
 		if got := r.Outcome(); got != "closed" {
 			t.Errorf("the sender's connection is %s", got)
 		}
-		full := random(65536)
+		full := harness.Random(65536)
 		a.MustSend(t, b.Pub, full)
 		b.WaitPacket(t, a.Pub, full)
 		for _, e := range b.Events() {

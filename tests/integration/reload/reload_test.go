@@ -19,16 +19,6 @@ func three(t *testing.T) *harness.Cluster {
 	return harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: []int{1, 1, 1}})
 }
 
-// flow starts traffic between two clients at each node, each to each.
-func flow(t *testing.T, nodes ...*harness.Node) (stop func()) {
-	t.Helper()
-	tr := harness.NewTraffic()
-	tr.Join(t, append(nodes, nodes...)...)
-	// A packet before the announcements are out would be lost, and rightly.
-	time.Sleep(harness.Scaled(time.Second))
-	return tr.Run(t, 20*time.Millisecond, 400)
-}
-
 // newCerts gives each node a new certificate of the same authority.
 func newCerts(t *testing.T, c *harness.Cluster) map[*harness.Node]string {
 	serial := map[*harness.Node]string{}
@@ -48,7 +38,7 @@ func TestUnderTraffic(t *testing.T) {
 	keyA, keyB := harness.NewMeshKey(), harness.NewMeshKey()
 	first := strings.TrimSpace(read(t, c.KeyFile))
 	pids := pids(c)
-	stop := flow(t, c.Nodes...)
+	stop := harness.Flow(t, c.Nodes...)
 
 	var serial map[*harness.Node]string
 	var phantom *harness.Node
@@ -146,7 +136,7 @@ func TestMeshKeyRotation(t *testing.T) {
 	t.Parallel()
 	c := three(t)
 	older, newer := strings.TrimSpace(read(t, c.KeyFile)), harness.NewMeshKey()
-	stop := flow(t, c.Nodes...)
+	stop := harness.Flow(t, c.Nodes...)
 	for _, keys := range [][]string{{older, newer}, {newer, older}} {
 		c.SetMeshKeys(t, keys...)
 		for _, n := range c.Nodes { // one after the other, as a playbook does it
@@ -240,7 +230,7 @@ func TestBadFiles(t *testing.T) {
 		{"mesh keys: empty", map[string]*string{c.KeyFile: text("")}, c.KeyFile},
 		{"mesh keys: missing", map[string]*string{c.KeyFile: nil}, c.KeyFile},
 	}
-	stop := flow(t, c.Nodes...)
+	stop := harness.Flow(t, c.Nodes...)
 	serial := n.ServedCert(t).SerialNumber
 	for _, tc := range table {
 		saved := map[string]string{}

@@ -103,7 +103,7 @@ func TestTooLongIsNotDelivered(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
 		n := one(t, k, harness.CertCA)
 		r, dst, other := n.Login(t), n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
-		r.SendPacket(t, dst.Pub, random(65537))
+		r.SendPacket(t, dst.Pub, harness.Random(65537))
 		if got := r.Outcome(); got != "closed" {
 			t.Errorf("the sender's connection is %s", got)
 		}
@@ -124,7 +124,7 @@ func TestPing(t *testing.T) {
 		n.Connect(t, harness.Opts{}).Alive(t)
 		for _, size := range []int{8, 9, 1000} {
 			r := n.Login(t)
-			body := random(size)
+			body := harness.Random(size)
 			r.WriteFrame(t, derp.FramePing, body)
 			r.SetReadDeadline(time.Now().Add(harness.Scaled(5 * time.Second)))
 			f, err := r.ReadFrame()

@@ -44,16 +44,16 @@ func TestBadInput(t *testing.T) {
 		tls  bool
 		send []byte
 	}{
-		{"garbage instead of TLS", false, random(5000)},
+		{"garbage instead of TLS", false, harness.Random(5000)},
 		{"HTTP instead of TLS", false, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")},
 		{"nothing", false, nil},
 		{"one byte of TLS", false, ch[:1]},
 		{"half a TLS hello", false, ch[:len(ch)/2]},
 		{"a TLS hello and no more", false, ch},
-		{"a TLS hello and garbage", false, append(bytes.Clone(ch), random(3000)...)},
-		{"a TLS record of 65535", false, append([]byte{0x16, 3, 1, 0xff, 0xff}, random(70000)...)},
+		{"a TLS hello and garbage", false, append(bytes.Clone(ch), harness.Random(3000)...)},
+		{"a TLS record of 65535", false, append([]byte{0x16, 3, 1, 0xff, 0xff}, harness.Random(70000)...)},
 		{"nothing in TLS", true, nil},
-		{"garbage instead of HTTP", true, random(3000)},
+		{"garbage instead of HTTP", true, harness.Random(3000)},
 		{"zeros instead of HTTP", true, make([]byte, 20000)},
 		{"half a request line", true, []byte("GET /de")},
 		{"half a head", true, []byte("GET /derp HTTP/1.1\r\nHost: x\r\nUpgr")},
@@ -66,7 +66,7 @@ func TestBadInput(t *testing.T) {
 		{"many short headers", true, []byte("GET / HTTP/1.1\r\n" + strings.Repeat("A:b\r\n", 500000) + "\r\n")},
 		{"HTTP/2", true, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")},
 		{"upgrade, then nothing", true, []byte(upgrade)},
-		{"upgrade, then garbage", true, append([]byte(upgrade), random(5000)...)},
+		{"upgrade, then garbage", true, append([]byte(upgrade), harness.Random(5000)...)},
 		{"upgrade, then a frame of 4 GiB", true, []byte(upgrade + "\x02\xff\xff\xff\xffabc")},
 		{"upgrade, then half a login", true, []byte(upgrade + "\x02\x00\x00\x00\x80abc")},
 	}
@@ -92,12 +92,12 @@ func TestBadInput(t *testing.T) {
 				})
 			}
 		}
-		during := random(1400)
+		during := harness.Random(1400)
 		a.MustSend(t, b.Pub, during)
 		b.WaitPacket(t, a.Pub, during)
 		wg.Wait()
 		// The node goes on, for those who were there and for new ones.
-		p := random(1400)
+		p := harness.Random(1400)
 		a.MustSend(t, b.Pub, p)
 		b.WaitPacket(t, a.Pub, p)
 		n.Connect(t, harness.Opts{}).Alive(t)
@@ -221,7 +221,7 @@ func TestSTUN(t *testing.T) {
 	}{
 		{"as it should be", good, true},
 		{"empty", nil, false},
-		{"garbage", random(100), false},
+		{"garbage", harness.Random(100), false},
 		{"cut short", good[:len(good)-1], false},
 		{"head only", good[:20], false},
 		{"wrong cookie", flip(4), false},

@@ -3,7 +3,6 @@
 package single
 
 import (
-	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"strings"
@@ -22,19 +21,6 @@ import (
 func one(t *testing.T, k harness.Kind, cert harness.CertKind) *harness.Node {
 	t.Helper()
 	return harness.New(t, harness.Spec{Kind: k, Regions: []int{1}, Cert: cert}).Nodes[0]
-}
-
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.Read(b)
-	return b
-}
-
-// disco is what Tailscale's clients find each other with: servers look at its head and size.
-func disco(n int) []byte {
-	b := random(n)
-	copy(b, "TS\xf0\x9f\x92\xac")
-	return b
 }
 
 var sizes = []int{0, 1, 1400, 65536}
@@ -62,14 +48,14 @@ func TestSameNode(t *testing.T) {
 				a, b := n.Connect(t, tc.opts), n.Connect(t, tc.opts)
 				checkTLS(t, a, tc.tls)
 				for _, size := range sizes {
-					there, back := random(size), random(size)
+					there, back := harness.Random(size), harness.Random(size)
 					a.MustSend(t, b.Pub, there)
 					b.WaitPacket(t, a.Pub, there)
 					b.MustSend(t, a.Pub, back)
 					a.WaitPacket(t, b.Pub, back)
 				}
 				// To itself, as a client does that finds its own address.
-				self := random(100)
+				self := harness.Random(100)
 				a.MustSend(t, a.Pub, self)
 				a.WaitPacket(t, a.Pub, self)
 				if a.AllGone()+b.AllGone() != 0 {
@@ -141,7 +127,10 @@ func TestPeerGone(t *testing.T) {
 	harness.Each(t, func(t *testing.T, k harness.Kind) {
 		n := one(t, k, harness.CertCA)
 		leaver := n.Connect(t, harness.Opts{})
-		heard1, heard2 := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
+		heard1 := n.Connect(t, harness.Opts{})
+		priv := key.NewNode() // has two connections, of which the newer one gets the packets
+		twin := n.Connect(t, harness.Opts{Key: priv})
+		heard2 := n.Connect(t, harness.Opts{Key: priv})
 		spoke, stranger := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
 		for _, c := range []*harness.Client{heard1, heard2} {
 			for i := range 3 {
@@ -164,9 +153,9 @@ func TestPeerGone(t *testing.T) {
 				t.Errorf("one PeerGone expected: %s", c.Summary())
 			}
 		}
-		for _, c := range []*harness.Client{spoke, stranger} {
+		for _, c := range []*harness.Client{spoke, stranger, twin} {
 			if c.AllGone() != 0 {
-				t.Errorf("PeerGone for one that never sent anything here: %s", c.Summary())
+				t.Errorf("PeerGone on a connection that got no packet of it: %s", c.Summary())
 			}
 		}
 		heard1.Alive(t)
@@ -242,7 +231,7 @@ func TestNotHere(t *testing.T) {
 		n := one(t, k, harness.CertCA)
 		a, b := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
 		unknown := key.NewNode().Public()
-		for _, p := range [][]byte{nil, random(1), random(1400), disco(61), []byte("TS\xf0\x9f\x92\xac")} {
+		for _, p := range [][]byte{nil, harness.Random(1), harness.Random(1400), harness.Disco(61), []byte("TS\xf0\x9f\x92\xac")} {
 			a.MustSend(t, unknown, p)
 		}
 		a.Alive(t)
@@ -250,13 +239,13 @@ func TestNotHere(t *testing.T) {
 		if a.AllGone() != 0 {
 			t.Errorf("answered though no packet was disco: %s", a.Summary())
 		}
-		a.MustSend(t, unknown, disco(62))
+		a.MustSend(t, unknown, harness.Disco(62))
 		a.WaitGone(t, 5*time.Second, unknown, derp.PeerGoneReasonNotHere)
 		// Five seconds fill the bucket again, whatever its start was.
 		time.Sleep(5 * time.Second)
 		start, before := time.Now(), a.AllGone()
 		for range 20 {
-			a.MustSend(t, unknown, disco(100))
+			a.MustSend(t, unknown, harness.Disco(100))
 		}
 		a.Alive(t)
 		time.Sleep(200 * time.Millisecond)
@@ -265,10 +254,10 @@ func TestNotHere(t *testing.T) {
 			t.Errorf("20 disco packets gave %d answers, want 1 to %d", got, most)
 		}
 		// The limit is that connection's own.
-		b.MustSend(t, unknown, disco(62))
+		b.MustSend(t, unknown, harness.Disco(62))
 		b.WaitGone(t, 5*time.Second, unknown, derp.PeerGoneReasonNotHere)
 		// A disco packet for someone who is here is just delivered.
-		p := disco(200)
+		p := harness.Disco(200)
 		b.MustSend(t, a.Pub, p)
 		a.WaitPacket(t, b.Pub, p)
 	})
