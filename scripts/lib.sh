@@ -7,8 +7,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TOOLS=${DERPMESH_TOOLS:-$ROOT/build/tools}
 TAILSCALE_VERSION=v1.102.5
-GO_WANTED=1.26.8 # fetched where the machine has none at least as new as GO_LEAST
-GO_LEAST=1.26.6  # what tailscale.com at TAILSCALE_VERSION asks for
+GO_LEAST=1.26.6 # what tailscale.com at TAILSCALE_VERSION asks for
 JOBS=${JOBS:-2}
 
 # Colours are for people: only on a terminal, and not where NO_COLOR asks for none.
@@ -57,11 +56,11 @@ go_version_of() { GOTOOLCHAIN=local "$1" version 2>/dev/null | sed -n 's/^go ver
 go_find() {
     local go version
     for go in "$TOOLS/go/bin/go" "$(command -v go || true)" /usr/local/go/bin/go /usr/lib/go/bin/go; do
-        [ -n "$go" ] && [ -x "$go" ] || continue
-        version=$(go_version_of "$go")
-        [ -n "$version" ] && version_at_least "$version" "$GO_LEAST" || continue
-        printf '%s\n' "$go"
-        return 0
+        version=$(go_version_of "${go:-false}")
+        if [ -n "$version" ] && version_at_least "$version" "$GO_LEAST"; then
+            printf '%s\n' "$go"
+            return 0
+        fi
     done
     return 1
 }
@@ -90,4 +89,31 @@ compose() {
     else
         die "neither 'docker compose' nor docker-compose is installed"
     fi
+}
+
+# tailscale_tool derper|derpprobe: prints the path of that program at TAILSCALE_VERSION, building it the first
+# time.  One on PATH of just that version will do.  After go_use.
+tailscale_tool() {
+    local bin=$TOOLS/tailscale-$TAILSCALE_VERSION/$1 there
+    if [ ! -x "$bin" ]; then
+        there=$(command -v "$1" || true)
+        if [ -n "$there" ] && go version -m "$there" 2>/dev/null |
+            grep -q "^[[:space:]]*mod[[:space:]]*tailscale.com[[:space:]]*${TAILSCALE_VERSION}[[:space:]]"; then
+            printf '%s\n' "$there"
+            return 0
+        fi
+        echo "building $1 $TAILSCALE_VERSION" >&2
+        GOBIN=$(dirname "$bin") go install "tailscale.com/cmd/$1@$TAILSCALE_VERSION" >&2 ||
+            die "$1 $TAILSCALE_VERSION does not build"
+    fi
+    printf '%s\n' "$bin"
+}
+
+# cmake_build PRESET [TARGET...]
+cmake_build() {
+    local preset=$1
+    shift
+    if have ccache; then export CMAKE_C_COMPILER_LAUNCHER=ccache; fi
+    cmake -S "$ROOT" --preset "$preset"
+    ninja -C "$ROOT/build/$preset" -j "$JOBS" "$@"
 }
