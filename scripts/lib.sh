@@ -114,6 +114,6 @@ cmake_build() {
     local preset=$1
     shift
     if have ccache; then export CMAKE_C_COMPILER_LAUNCHER=ccache; fi
-    cmake -S "$ROOT" --preset "$preset"
-    ninja -C "$ROOT/build/$preset" -j "$JOBS" "$@"
+    cmake -S "$ROOT" --preset "$preset" &&
+        ninja -C "$ROOT/build/$preset" -j "$JOBS" "$@"
 }
