@@ -115,5 +115,5 @@ cmake_build() {
     shift
     if have ccache; then export CMAKE_C_COMPILER_LAUNCHER=ccache; fi
     cmake -S "$ROOT" --preset "$preset" &&
-        ninja -C "$ROOT/build/$preset" -j "$JOBS" "$@"
+        ninja --quiet -C "$ROOT/build/$preset" -j "$JOBS" "$@"
 }

@@ -102,9 +102,9 @@ NODE = {
 MESH_DOORS = {"mesh", "routes", "keymap"}
 # The two tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap"}, "keymap": set()}
-# Subcommands see a node from outside, not its threads.
+# Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
 CLI_CLOSED = {"admin", "buf", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
-              "oneshot", "relay", "reload", "sendq", "session", "stats", "status", "stream", "wheel", "worker"}
+              "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")
 
