@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Installs what building and testing need on Debian 12.  Idempotent: what is there is left alone.
+#
+# usage: install-deps.sh [--list] [build] [check] [go] [docker]        (nothing named: all)
+#
+#   build   compilers, CMake, Ninja, the libraries
+#   check   clang-format, shellcheck, Python
+#   go      Go, and Tailscale's derper and derpprobe, built into build/tools
+#   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
+#
+# Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
+# is one (PATH, /usr/local/go); else Debian's fetches a newer one as the module golang.org/toolchain,
+# checked by Go's checksum database, into build/tools/go.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+BUILD=(gcc libc6-dev clang libclang-rt-14-dev llvm cmake ninja-build pkg-config
+    libuv1-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libcmocka-dev)
+CHECK=(clang-format shellcheck python3)
+GO=(ca-certificates git)
+DOCKER=(debootstrap)
+GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
+
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+
+# Packages of the wanted groups that are not installed, one a line.
+missing_packages() {
+    local wanted=() package
+    case " $GROUPS_WANTED " in *' build '*) wanted+=("${BUILD[@]}") ;; esac
+    case " $GROUPS_WANTED " in *' check '*) wanted+=("${CHECK[@]}") ;; esac
+    case " $GROUPS_WANTED " in *' go '*)
+        wanted+=("${GO[@]}")
+        go_find >/dev/null || have go || wanted+=(golang-go)
+        ;;
+    esac
+    case " $GROUPS_WANTED " in *' docker '*)
+        wanted+=("${DOCKER[@]}")
+        have docker || wanted+=(docker.io)
+        docker compose version >/dev/null 2>&1 || have docker-compose || wanted+=(docker-compose)
+        ;;
+    esac
+    for package in "${wanted[@]}"; do
+        installed "$package" || printf '%s\n' "$package"
+    done
+}
+
+install_packages() {
+    local missing=()
+    have dpkg-query || die "this is no Debian: install by hand what corresponds to: ${BUILD[*]} ${CHECK[*]}"
+    mapfile -t missing < <(missing_packages)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    have apt-get || die "no apt-get here; missing packages: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || die "not root; missing packages, to be installed with apt-get: ${missing[*]}"
+    echo "installing: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# Fetches a Go that is new enough, with whatever Go there is.
+install_go() {
+    local arch module work dir
+    go_find >/dev/null && return 0
+    case $(uname -m) in
+    x86_64) arch=amd64 ;;
+    aarch64) arch=arm64 ;;
+    *) die "no Go toolchain known for $(uname -m): install Go >= $GO_LEAST" ;;
+    esac
+    module=golang.org/toolchain@v0.0.1-go$GO_WANTED.linux-$arch
+    echo "fetching $module"
+    work=$(mktemp -d)
+    (
+        cd "$work"
+        export GOMODCACHE=$work/cache GOFLAGS=-modcacherw GOTOOLCHAIN=local
+        go mod init fetch >/dev/null 2>&1
+        go mod download "$module"
+    ) || die "could not fetch $module"
+    # As a module, its programs are not executable and its go.mod files have another name.
+    dir=$work/cache/$module
+    chmod +x "$dir"/bin/* "$dir"/pkg/tool/*/*
+    find "$dir" -name _go.mod -execdir mv {} go.mod ';'
+    mkdir -p "$TOOLS"
+    rm -rf "$TOOLS/go"
+    mv "$dir" "$TOOLS/go"
+    rm -rf "$work"
+    go_find >/dev/null || die "the Go that was fetched does not run"
+}
+
+main() {
+    local list=false group
+    GROUPS_WANTED=
+    for group in "$@"; do
+        case $group in
+        --list) list=true ;;
+        build | check | go | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
+        *) die "usage: install-deps.sh [--list] [build] [check] [go] [docker]" ;;
+        esac
+    done
+    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build check go docker'
+    if $list; then
+        missing_packages
+        return
+    fi
+    install_packages
+    case " $GROUPS_WANTED " in *' go '*)
+        install_go
+        go_use
+        tailscale_tool derper >/dev/null
+        tailscale_tool derpprobe >/dev/null
+        ;;
+    esac
+    echo "all there: $GROUPS_WANTED"
+}
+
+main "$@"
