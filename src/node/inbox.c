@@ -1,9 +1,11 @@
 /* A list of messages that many threads push to and one takes away whole.
  *
- * Happy path: inbox_post links a message in front and wakes the owner's loop if the list was empty; the owner takes the
- * whole list at once, turns it round (so that each sender's order holds) and handles one message after the other.
- * Failure: posting cannot fail.  A stopped inbox still takes messages; they are freed unread.  The sentinel that stands
- * in a stopped inbox keeps it from ever looking empty, so nobody touches its closed wake-up handle. */
+ * Happy path: inbox_post links a message in front and wakes the owner's loop if the list was empty; the
+ * owner takes the whole list at once, turns it round (so that each sender's order holds) and handles one
+ * message after the other.
+ * Failure: posting cannot fail.  A stopped inbox still takes messages; they are freed unread.  The sentinel
+ * that stands in a stopped inbox keeps it from ever looking empty, so nobody touches its closed wake-up
+ * handle. */
 #include "node/inbox.h"
 
 #include <sched.h>

@@ -1,9 +1,10 @@
 /* The only door between threads.  Everything that passes is listed here.
  *
- * Happy path: the sender fills a struct inbox_msg and posts it; it is linked in by one atomic exchange, and the
- * owner's loop is woken once however many arrive.  Order per sender holds.  Others' connections are named by
- * conn_ref, never by pointer; whoever receives a ref checks slot, generation and key before he believes it.
- * Posting never fails and never blocks; data is bounded by the sender (inbox_data_room), control messages are few. */
+ * Happy path: the sender fills a struct inbox_msg and posts it; it is linked in by one atomic exchange, and
+ * the owner's loop is woken once however many arrive.  Order per sender holds.  Others' connections are
+ * named by conn_ref, never by pointer; whoever receives a ref checks slot, generation and key before he
+ * believes it. Posting never fails and never blocks; data is bounded by the sender (inbox_data_room),
+ * control messages are few. */
 #ifndef DERPMESH_NODE_INBOX_H
 #define DERPMESH_NODE_INBOX_H
 
