@@ -17,8 +17,8 @@ struct admin {
     struct reload *reload;
 };
 
-/* path "" or "off": no socket.  Makes the directory above it (0755) if it is missing; replaces a socket that nobody
- * serves, refuses one that somebody does.  0, or -1 with a sentence. */
+/* path "" or "off": no socket.  Makes the directory above it (0755) if it is missing; replaces a socket that
+ * nobody serves, refuses one that somebody does.  0, or -1 with a sentence. */
 int admin_start(struct admin *a, struct control *c, struct reload *r, const char *path, char *err,
                 size_t err_len);
 void admin_stop(struct admin *a);

@@ -1,7 +1,7 @@
 /* Two tables: keys, and connections by the number that is never used twice.
  *
- * Happy path: a connection comes up and is put last in its key's list, which makes it active; one that sends moves to the
- * end; one that goes leaves the list, and the key goes with its last one.
+ * Happy path: a connection comes up and is put last in its key's list, which makes it active; one that sends
+ * moves to the end; one that goes leaves the list, and the key goes with its last one.
  * Failure: without memory a connection is not taken in and clients_up says so; messages about connections
  * that are not known (any more) are ignored, so late or doubled ones do no harm. */
 #include "node/clients.h"

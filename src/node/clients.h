@@ -1,8 +1,9 @@
 /* Who is connected to this node: client key → its connections, over all workers.
  *
- * A key may have several connections (a client that reconnects before the old one is noticed dead; a cloned key).  One
- * of them is *active*: packets for the key go there.  It is the newest at first, then whichever sent last.
- * Pure: no sockets, no clock.  Every operation takes constant time, however many connections a key has.
+ * A key may have several connections (a client that reconnects before the old one is noticed dead; a cloned
+ * key).  One of them is *active*: packets for the key go there.  It is the newest at first, then whichever
+ * sent last. Pure: no sockets, no clock.  Every operation takes constant time, however many connections a
+ * key has.
  * Owner and thread: the control thread. */
 #ifndef DERPMESH_NODE_CLIENTS_H
 #define DERPMESH_NODE_CLIENTS_H

@@ -1,7 +1,9 @@
-/* The control thread's part of every event: workers report, the registry and the mesh decide, workers are told.
+/* The control thread's part of every event: workers report, the registry and the mesh decide, workers are
+ * told.
  *
- * Happy path: a message of a worker goes to the registry of clients or to the mesh; what follows from it leaves through
- * mesh_io.c in the same turn.  Before the loop sleeps, the timer is set to when the mesh wants to be called.
+ * Happy path: a message of a worker goes to the registry of clients or to the mesh; what follows from it
+ * leaves through mesh_io.c in the same turn.  Before the loop sleeps, the timer is set to when the mesh
+ * wants to be called.
  * Failure: messages about what is no longer known are dropped.  Nothing here ends the process. */
 #include "node/control.h"
 

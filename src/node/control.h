@@ -4,9 +4,11 @@
  *      ▲                                                        │
  *      └──────────────────── inboxes ◄── mesh_io.c ◄────────────┘  mesh_ops
  *
- * Glossary: a link's number in the mesh is the gen of its connection; a *dial* is a link that is being set up.
- * Owner: server_run.  Thread: the main thread's loop, for everything but the inbox.  Nothing here blocks: files are
- * read and written on libuv's thread pool (reload.c, pins).  Dies: control_close, loop run to its end, control_deinit.
+ * Glossary: a link's number in the mesh is the gen of its connection; a *dial* is a link that is being set
+ * up.
+ * Owner: server_run.  Thread: the main thread's loop, for everything but the inbox.  Nothing here blocks:
+ * files are read and written on libuv's thread pool (reload.c, pins).  Dies: control_close, loop run to its
+ * end, control_deinit.
  * Invariant: mesh is NULL only before control_start and after control_stop. */
 #ifndef DERPMESH_NODE_CONTROL_H
 #define DERPMESH_NODE_CONTROL_H
@@ -69,8 +71,8 @@ struct control {
     void *ctx;
 };
 
-/* The plain members from loop to keystore, plan, on_stopped and ctx are set before.  A reference of site is taken over.
- * 0, or a libuv error. */
+/* The plain members from loop to keystore, plan, on_stopped and ctx are set before.  A reference of site is
+ * taken over. 0, or a libuv error. */
 int control_init(struct control *c, uint64_t seed);
 /* Once the workers exist (running or not): makes the mesh.  0, or -1 with a sentence. */
 int control_start(struct control *c, char *err, size_t err_len);

@@ -1,9 +1,11 @@
 /* A list of messages that many threads push to and one takes away whole.
  *
- * Happy path: inbox_post links a message in front and wakes the owner's loop if the list was empty; the owner takes the
- * whole list at once, turns it round (so that each sender's order holds) and handles one message after the other.
- * Failure: posting cannot fail.  A stopped inbox still takes messages; they are freed unread.  The sentinel that stands
- * in a stopped inbox keeps it from ever looking empty, so nobody touches its closed wake-up handle. */
+ * Happy path: inbox_post links a message in front and wakes the owner's loop if the list was empty; the
+ * owner takes the whole list at once, turns it round (so that each sender's order holds) and handles one
+ * message after the other.
+ * Failure: posting cannot fail.  A stopped inbox still takes messages; they are freed unread.  The sentinel
+ * that stands in a stopped inbox keeps it from ever looking empty, so nobody touches its closed wake-up
+ * handle. */
 #include "node/inbox.h"
 
 #include <sched.h>
@@ -26,6 +28,7 @@ int inbox_init(struct inbox *in, uv_loop_t *loop, void (*handle)(void *, struct 
     atomic_init(&in->head, NULL);
     atomic_init(&in->senders, 0);
     atomic_init(&in->data_bytes, 0);
+    in->taken = in->taken_last = NULL;
     in->stopped = false;
     in->handle = handle;
     in->ctx = ctx;
@@ -33,19 +36,33 @@ int inbox_init(struct inbox *in, uv_loop_t *loop, void (*handle)(void *, struct 
     return uv_async_init(loop, &in->async, on_wake);
 }
 
-/* What came since the last time, oldest first. */
-static struct inbox_msg *take_all(struct inbox *in)
+/* Moves what has come since the last time behind what was taken before, oldest first. */
+static void take_all(struct inbox *in)
 {
     struct inbox_msg *end = sentinel(in);
-    struct inbox_msg *m = atomic_exchange_explicit(&in->head, in->stopped ? end : NULL, memory_order_acquire);
-    struct inbox_msg *first = NULL;
+    struct inbox_msg *m = atomic_exchange(&in->head, in->stopped ? end : NULL);
+    struct inbox_msg *first = NULL, *newest = m;
     while (m && m != end) {
         struct inbox_msg *next = m->next;
         m->next = first;
         first = m;
         m = next;
     }
-    return first;
+    if (!first)
+        return;
+    if (in->taken)
+        in->taken_last->next = first;
+    else
+        in->taken = first;
+    in->taken_last = newest;
+}
+
+static struct inbox_msg *pop(struct inbox *in)
+{
+    struct inbox_msg *m = in->taken;
+    if (m)
+        in->taken = m->next;
+    return m;
 }
 
 static void msg_free(struct inbox *in, struct inbox_msg *m)
@@ -58,12 +75,11 @@ static void msg_free(struct inbox *in, struct inbox_msg *m)
 
 void inbox_drain(struct inbox *in)
 {
-    struct inbox_msg *m = take_all(in);
-    while (m) {
-        struct inbox_msg *next = m->next;
+    struct inbox_msg *m;
+    take_all(in);
+    while ((m = pop(in)) != NULL) {
         in->handle(in->ctx, m);
         msg_free(in, m);
-        m = next;
     }
 }
 
@@ -72,29 +88,18 @@ void inbox_stop(struct inbox *in)
     if (in->stopped)
         return;
     in->stopped = true;
-    struct inbox_msg *m = take_all(in); /* puts the sentinel in */
-    while (atomic_load_explicit(&in->senders, memory_order_acquire) != 0)
+    take_all(in); /* puts the sentinel in */
+    while (atomic_load(&in->senders) != 0)
         sched_yield(); /* a sender that found the list empty is about to wake us */
     uv_close((uv_handle_t *)&in->async, NULL);
-    /* What had come before is for inbox_deinit: put it back under what has come since. */
-    while (m) {
-        struct inbox_msg *next = m->next;
-        m->next = atomic_load_explicit(&in->head, memory_order_relaxed);
-        while (!atomic_compare_exchange_weak_explicit(&in->head, &m->next, m, memory_order_release,
-                                                      memory_order_relaxed)) {
-        }
-        m = next;
-    }
 }
 
 void inbox_deinit(struct inbox *in)
 {
-    struct inbox_msg *m = take_all(in);
-    while (m) {
-        struct inbox_msg *next = m->next;
+    struct inbox_msg *m;
+    take_all(in);
+    while ((m = pop(in)) != NULL)
         msg_free(in, m);
-        m = next;
-    }
 }
 
 struct inbox_msg *inbox_msg_new(enum inbox_type type, size_t len)

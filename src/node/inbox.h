@@ -1,9 +1,10 @@
 /* The only door between threads.  Everything that passes is listed here.
  *
- * Happy path: the sender fills a struct inbox_msg and posts it; it is linked in by one atomic exchange, and the
- * owner's loop is woken once however many arrive.  Order per sender holds.  Others' connections are named by
- * conn_ref, never by pointer; whoever receives a ref checks slot, generation and key before he believes it.
- * Posting never fails and never blocks; data is bounded by the sender (inbox_data_room), control messages are few. */
+ * Happy path: the sender fills a struct inbox_msg and posts it; it is linked in by one atomic exchange, and
+ * the owner's loop is woken once however many arrive.  Order per sender holds.  Others' connections are
+ * named by conn_ref, never by pointer; whoever receives a ref checks slot, generation and key before he
+ * believes it. Posting never fails and never blocks; data is bounded by the sender (inbox_data_room),
+ * control messages are few. */
 #ifndef DERPMESH_NODE_INBOX_H
 #define DERPMESH_NODE_INBOX_H
 
@@ -83,10 +84,11 @@ struct inbox_msg {
 };
 
 struct inbox {
-    _Atomic(struct inbox_msg *)
-        head;                 /* newest first; the inbox's own address ends the list of a stopped one */
-    _Atomic uint32_t senders; /* threads inside inbox_post: inbox_stop waits for them */
-    bool stopped;             /* owner's thread */
+    _Atomic(struct inbox_msg *) head; /* newest first; the inbox's own address ends a stopped one's list */
+    _Atomic uint32_t senders;         /* threads inside inbox_post: inbox_stop waits for them */
+    /* The owner's: */
+    struct inbox_msg *taken, *taken_last; /* oldest first, not handled yet */
+    bool stopped;
     uv_async_t async;
     /* The message is freed after it, and its reference to a site given back. */
     void (*handle)(void *ctx, struct inbox_msg *m);
@@ -99,7 +101,7 @@ enum { INBOX_DATA_MAX = 8 << 20 };
 int inbox_init(struct inbox *in, uv_loop_t *loop, void (*handle)(void *, struct inbox_msg *), void *ctx);
 void inbox_stop(
     struct inbox *in); /* owner's thread: closes the wake-up handle; what comes later is not read */
-void inbox_drain(struct inbox *in);  /* owner's thread: handle what is there now */
+void inbox_drain(struct inbox *in);  /* owner's thread: handle what is there now; also from within handle */
 void inbox_deinit(struct inbox *in); /* frees what nobody read (site references are given back) */
 
 /* A message with room for len bytes.  NULL without memory. */

@@ -1,8 +1,8 @@
 /* Who may open a connection: counters shared by all workers.
  *
  * Happy path: enter adds one in all and one in the bucket of the address's prefix, leave takes both away.
- * Failure: over a limit, enter undoes itself and says which limit it was.  Counts may be above the limit for the moment
- * in which two threads find out at once; they are never lost. */
+ * Failure: over a limit, enter undoes itself and says which limit it was.  Counts may be above the limit for
+ * the moment in which two threads find out at once; they are never lost. */
 #include "node/limits.h"
 
 #include <sodium.h>

@@ -1,7 +1,7 @@
 /* Connections before login, counted over all workers: in all, and per IPv4 address or IPv6 /64.
  *
- * Counters in a fixed table hashed by prefix with a secret seed: two prefixes may share one (then both are limited
- * together, which errs on the safe side).  Thread: any, lock-free. */
+ * Counters in a fixed table hashed by prefix with a secret seed: two prefixes may share one (then both are
+ * limited together, which errs on the safe side).  Thread: any, lock-free. */
 #ifndef DERPMESH_NODE_LIMITS_H
 #define DERPMESH_NODE_LIMITS_H
 

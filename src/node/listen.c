@@ -1,7 +1,7 @@
 /* From settings and map to bound sockets.
  *
- * Happy path: listen_plan resolves addresses and ports; listen_open binds each once alone, to find another owner of the
- * port (SO_REUSEPORT alone would share it silently), then once for every worker.
+ * Happy path: listen_plan resolves addresses and ports; listen_open binds each once alone, to find another
+ * owner of the port (SO_REUSEPORT alone would share it silently), then once for every worker.
  * Failure: the sentence names address and port, and what to do. */
 #include "node/listen.h"
 
@@ -63,8 +63,8 @@ static void set_text(struct listen_at *a)
     }
 }
 
-/* Whether an address is one of this machine's: only then may a socket be bound to it (127.0.0.2 as well, which no
- * interface lists). */
+/* Whether an address is one of this machine's: only then may a socket be bound to it (127.0.0.2 as well,
+ * which no interface lists). */
 static bool is_local(const struct sockaddr_storage *ss)
 {
     int fd = socket(ss->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -93,8 +93,8 @@ static void any_address(struct sockaddr_storage *ss)
         close(fd);
 }
 
-/* The node's own address if this machine has it.  With one of each family, or one that is not local, all addresses
- * are the only place where every client finds us. */
+/* The node's own address if this machine has it.  With one of each family, or one that is not local, all
+ * addresses are the only place where every client finds us. */
 static void default_address(struct sockaddr_storage *ss, const struct derpmap_node *self)
 {
     struct sockaddr_storage own[2];

@@ -1,7 +1,7 @@
 /* Which addresses a node listens on, and sockets bound to them: one of each kind for every worker.
  *
- * Source: docs, "Settings": listen, listen_http, listen_stun.  Default address: the node's own of the map where it is
- * local to this machine, else all (IPv6 that takes IPv4 too; IPv4 where the kernel has no IPv6).
+ * Source: docs, "Settings": listen, listen_http, listen_stun.  Default address: the node's own of the map
+ * where it is local to this machine, else all (IPv6 that takes IPv4 too; IPv4 where the kernel has no IPv6).
  * Thread: any; called before the workers run. */
 #ifndef DERPMESH_NODE_LISTEN_H
 #define DERPMESH_NODE_LISTEN_H
@@ -32,15 +32,17 @@ struct listen_plan {
 /* 0, or -1 with a sentence in err. */
 int listen_plan(struct listen_plan *p, const struct config *c, const struct derpmap_node *self, char *err,
                 size_t err_len);
-/* Whether the port can be had for ourselves alone: binds without SO_REUSEPORT and lets go.  0 or -1 with a sentence. */
+/* Whether the port can be had for ourselves alone: binds without SO_REUSEPORT and lets go.  0 or -1 with a
+ * sentence. */
 int listen_probe(const struct listen_at *a, enum listen_kind kind, char *err, size_t err_len);
 
 /* One worker's sockets; -1: none. */
 struct listen_fds {
     int fd[LISTEN_KINDS];
 };
-/* Probes, then opens the sockets of n workers with SO_REUSEPORT; those of TCP listen.  An optional one that cannot be
- * had is switched off in the plan, with a sentence in warn ("" if none).  0, or -1 with a sentence in err and nothing open. */
+/* Probes, then opens the sockets of n workers with SO_REUSEPORT; those of TCP listen.  An optional one that
+ * cannot be had is switched off in the plan, with a sentence in warn ("" if none).  0, or -1 with a sentence
+ * in err and nothing open. */
 int listen_open(struct listen_plan *p, struct listen_fds *fds, int n, char *err, size_t err_len, char *warn,
                 size_t warn_len);
 void listen_close(struct listen_fds *fds, int n);

@@ -1,9 +1,9 @@
 /* What the mesh asks of the node: each of its ops becomes a message to the workers, or a line in a file.
  *
- * Happy path: dial → IN_DIAL to the worker that the name's hash picks; send, close, node_link, route, gone → messages in
- * the order of the calls.  A pin is written on libuv's thread pool, one at a time.
- * Failure: what names a link or dial that has ended meanwhile is dropped; without memory a change is lost, which is
- * logged (the next one of that key or node repairs it). */
+ * Happy path: dial → IN_DIAL to the worker that the name's hash picks; send, close, node_link, route, gone →
+ * messages in the order of the calls.  A pin is written on libuv's thread pool, one at a time.
+ * Failure: what names a link or dial that has ended meanwhile is dropped; without memory a change is lost,
+ * which is logged (the next one of that key or node repairs it). */
 #include "node/control.h"
 
 #include <sodium.h>

@@ -1,6 +1,7 @@
 /* See metrics.h.
  *
- * Happy path: a request head, one of two texts, close.  Failure: 400, 404, 405; slow askers are closed by oneshot.c. */
+ * Happy path: a request head, one of two texts, close.  Failure: 400, 404, 405; slow askers are closed by
+ * oneshot.c. */
 #include "node/metrics.h"
 
 #include <stdio.h>

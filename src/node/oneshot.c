@@ -1,9 +1,9 @@
 /* See oneshot.h.
  *
- *   READING → (request() says 1) → WAITING → oneshot_answer → WRITING → shut down, wait for the other side → closed
+ *   READING → (request() says 1) → WAITING → oneshot_answer → WRITING → shut down, wait for EOF → closed
  *
- * Failure: a slow, silent or talkative peer is closed; one that has gone while its answer was being made costs nothing
- * but the memory until then. */
+ * Failure: a slow, silent or talkative peer is closed; one that has gone while its answer was being made
+ * costs nothing but the memory until then. */
 #include "node/oneshot.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /* A reload, beside what runs.
  *
- * Happy path: on the thread pool: settings from the same sources as at the start, what needs a restart put back, a new
- * site loaded, compared; on the control loop: handed to workers and mesh, one log line says what changed.
+ * Happy path: on the thread pool: settings from the same sources as at the start, what needs a restart put
+ * back, a new site loaded, compared; on the control loop: handed to workers and mesh, one log line says what
+ * changed.
  * Failure: one error line with file, line and column; what runs goes on. */
 #include "node/reload.h"
 

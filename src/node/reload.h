@@ -1,7 +1,8 @@
-/* Reading everything again: settings, map, keys, certificate.  All of it is good and taken over, or nothing changes.
+/* Reading everything again: settings, map, keys, certificate.  All of it is good and taken over, or nothing
+ * changes.
  *
- * Owner: server_run.  Thread: the control loop's; files are read on libuv's thread pool.  One reload at a time: who asks
- * while one runs gets the answer of the next. */
+ * Owner: server_run.  Thread: the control loop's; files are read on libuv's thread pool.  One reload at a
+ * time: who asks while one runs gets the answer of the next. */
 #ifndef DERPMESH_NODE_RELOAD_H
 #define DERPMESH_NODE_RELOAD_H
 
@@ -37,10 +38,11 @@ void reload_ask(struct reload *r, reload_done done, void *ctx);
 
 /* ---- the parts, for tests ---- */
 
-/* Keeps in fresh what needs a restart as it is in old (self_id: our name now); names those settings in kept[len].
- * 0, or -1 without memory. */
+/* Keeps in fresh what needs a restart as it is in old (self_id: our name now); names those settings in
+ * kept[len]. 0, or -1 without memory. */
 int reload_keep(struct config *fresh, const struct config *old, const char *self_id, char *kept, size_t len);
-/* What differs between two sites, for a person: "nodes added=… removed=… changed=…, …"; "nothing" if all is the same. */
+/* What differs between two sites, for a person: "nodes added=… removed=… changed=…, …"; "nothing" if all is
+ * the same. */
 void reload_describe(char *out, size_t len, const struct site *old, const struct site *fresh);
 
 #endif

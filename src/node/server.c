@@ -1,9 +1,10 @@
 /* A node's life: everything is made before anything runs, and taken down in the opposite order.
  *
- * Happy path: site, lock, sockets, workers, mesh, admin socket, metrics → threads start → READY → the control loop
- * runs until TERM or INT → mesh says goodbye, workers close all → IN_STOPPED of each → threads are joined.
- * Failure: before READY, one sentence and everything made so far is taken down.  Workers that do not stop within
- * drain_timeout, or a second signal: the process ends as it stands. */
+ * Happy path: site, lock, sockets, workers, mesh, admin socket, metrics → threads start → READY → the
+ * control loop runs until TERM or INT → mesh says goodbye, workers close all → IN_STOPPED of each → threads
+ * are joined.
+ * Failure: before READY, one sentence and everything made so far is taken down.  Workers that do not stop
+ * within drain_timeout, or a second signal: the process ends as it stands. */
 #include "node/server.h"
 
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* derpmesh check: what serve would do, without doing it.
  *
- * Happy path: one line a thing: map, node, keys, certificate, ports.  Failure: a line with the same sentence that
- * serve would end with; what depends on it is left out. */
+ * Happy path: one line a thing: map, node, keys, certificate, ports.  Failure: a line with the same sentence
+ * that serve would end with; what depends on it is left out. */
 #include "node/server.h"
 
 #include <arpa/inet.h>

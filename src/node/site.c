@@ -1,7 +1,7 @@
 /* Map, keys and certificate, loaded as one: all of it is good, or nothing is used.
  *
- * Happy path: site_load reads the map, finds this node in it, reads (or makes) the node key, reads the mesh keys, loads
- * (or makes) the certificate, makes the context for links.
+ * Happy path: site_load reads the map, finds this node in it, reads (or makes) the node key, reads the mesh
+ * keys, loads (or makes) the certificate, makes the context for links.
  * Failure: the first fault ends it with one sentence: which file, where in it, what to do. */
 #include "node/site.h"
 

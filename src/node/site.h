@@ -1,7 +1,7 @@
 /* What a node serves right now: map, keys, certificate, limits, bundled, immutable and counted.
  *
- * A reload makes a new site and hands every worker a reference (IN_SITE); connections made under the old one go on,
- * and the last of them frees it. */
+ * A reload makes a new site and hands every worker a reference (IN_SITE); connections made under the old one
+ * go on, and the last of them frees it. */
 #ifndef DERPMESH_NODE_SITE_H
 #define DERPMESH_NODE_SITE_H
 
@@ -30,10 +30,11 @@ struct site {
 struct site *site_load(struct config *config, char *err, size_t err_len, char *warn, size_t warn_len);
 /* Calls line for each line of such a warning; text is changed. */
 void site_warn_lines(char *text, void (*line)(void *ctx, const char *text), void *ctx);
-/* Its parts, for checks.  A map file (≤ 4 MiB) with errors of parsing or lint is refused: "FILE:LINE:COL: …". */
+/* Its parts, for checks.  A map file (≤ 4 MiB) with errors of parsing or lint is refused: "FILE:LINE:COL:
+ * …". */
 struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char *warn, size_t warn_len);
-/* This node in the map: the one called name; without a name the only one, or the only one with an address of this
- * machine.  NULL with a sentence that lists the names there are. */
+/* This node in the map: the one called name; without a name the only one, or the only one with an address of
+ * this machine.  NULL with a sentence that lists the names there are. */
 const struct derpmap_node *site_find_self(const struct derpmap *map, const char *name, char *err,
                                           size_t err_len);
 /* What to load a certificate for this node by; borrows all it points to. */

@@ -1,4 +1,5 @@
-/* Readiness for systemd: one datagram to the socket that $NOTIFY_SOCKET names (sd_notify(3)), without its library.
+/* Readiness for systemd: one datagram to the socket that $NOTIFY_SOCKET names (sd_notify(3)), without its
+ * library.
  * Thread: the control thread. */
 #ifndef DERPMESH_NODE_SYSTEMD_H
 #define DERPMESH_NODE_SYSTEMD_H

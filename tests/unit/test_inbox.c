@@ -122,6 +122,45 @@ static void woken_once_for_many(void **state)
     inbox_deinit(&in);
 }
 
+struct nested {
+    struct inbox in;
+    uint64_t next;
+};
+
+static void on_nested(void *ctx, struct inbox_msg *m)
+{
+    struct nested *n = ctx;
+    assert_int_equal(m->number, n->next);
+    n->next++;
+    if (m->number != 1)
+        return;
+    struct inbox_msg *late = inbox_msg_new(IN_GLEAN, 0);
+    late->number = 4;
+    inbox_post(&n->in, late);
+    inbox_drain(&n->in); /* handles 2 and 3 first, then the late one */
+    assert_int_equal(n->next, 5);
+}
+
+static void a_nested_drain_keeps_the_order(void **state)
+{
+    (void)state;
+    uv_loop_t loop;
+    struct nested n = {.next = 0};
+    uv_loop_init(&loop);
+    inbox_init(&n.in, &loop, on_nested, &n);
+    for (uint64_t i = 0; i < 4; i++) {
+        struct inbox_msg *m = inbox_msg_new(IN_GLEAN, 0);
+        m->number = i;
+        inbox_post(&n.in, m);
+    }
+    inbox_drain(&n.in);
+    assert_int_equal(n.next, 5);
+    inbox_stop(&n.in);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    uv_loop_close(&loop);
+    inbox_deinit(&n.in);
+}
+
 static void data_is_accounted(void **state)
 {
     (void)state;
@@ -190,6 +229,7 @@ int main(void)
         cmocka_unit_test(woken_once_for_many),
         cmocka_unit_test(data_is_accounted),
         cmocka_unit_test(site_references_are_given_back),
+        cmocka_unit_test(a_nested_drain_keeps_the_order),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
