@@ -55,37 +55,67 @@ func TestKill(t *testing.T) {
 	stop()
 }
 
-// TestKillForGood: the node stays away.  Whoever heard from its clients is told, once; a client that goes to
-// another node is reached there at once and is not called gone.
+// TestKillForGood: the node stays away.  A client of it that goes to another node is reached there at once, and is
+// not called gone.
 func TestKillForGood(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 3)
 	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	stop := harness.Flow(t, n1, n2)
-	heard, stranger := n1.Connect(t, harness.Opts{}), n2.Connect(t, harness.Opts{})
-	stays := n3.Connect(t, harness.Opts{})
+	peer := n1.Connect(t, harness.Opts{})
 	moverKey := key.NewNode()
 	mover := n3.Connect(t, harness.Opts{Key: moverKey})
-	c.WaitRoutes(t, heard, stays, mover)
+	c.WaitRoutes(t, peer, mover)
 
 	n3.Kill(t)
 	mover = n2.Connect(t, harness.Opts{Key: moverKey})
 	time.Sleep(harness.Scaled(100 * time.Millisecond))
 	hello := []byte("found at its new place")
-	heard.MustSend(t, moverKey.Public(), hello)
-	mover.WaitPacket(t, heard.Pub, hello)
-
-	// 10 s until an unreachable node's clients count as gone, and some jitter.
-	heard.WaitGone(t, 30*time.Second, stays.Pub, derp.PeerGoneReasonDisconnected)
-	time.Sleep(2 * time.Second)
-	if heard.Gone(stays.Pub) != 1 || heard.Gone(moverKey.Public()) != 0 {
-		t.Errorf("one PeerGone for the one that did not come back expected: %s", heard.Summary())
+	peer.MustSend(t, moverKey.Public(), hello)
+	mover.WaitPacket(t, peer.Pub, hello)
+	back := []byte("and answers from there")
+	mover.MustSend(t, peer.Pub, back)
+	peer.WaitPacket(t, moverKey.Public(), back)
+	time.Sleep(12 * time.Second)
+	if peer.AllGone() != 0 {
+		t.Errorf("called gone though it has only moved: %s", peer.Summary())
 	}
-	if stranger.AllGone() != 0 {
-		t.Errorf("PeerGone for one that was never heard from: %s", stranger.Summary())
-	}
-	c.WaitRoutes(t, heard, mover, stranger)
 	stop()
+}
+
+// TestGoneWithItsNode: a client that does not come back after its node is stopped, killed or taken out of the map is
+// called gone to whom heard from it, once, and to no one else.
+func TestGoneWithItsNode(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		end   func(t *testing.T, c *harness.Cluster, n *harness.Node)
+		limit time.Duration
+	}{
+		{"stopped", func(t *testing.T, c *harness.Cluster, n *harness.Node) { n.Stop(t) }, 10 * time.Second},
+		// An unreachable node may only be cut off: its clients count as gone after 10 s, and some jitter.
+		{"killed", func(t *testing.T, c *harness.Cluster, n *harness.Node) { n.Kill(t) }, 30 * time.Second},
+		{"taken away", func(t *testing.T, c *harness.Cluster, n *harness.Node) {
+			c.RemoveNode(n)
+			c.WriteMap(t)
+			c.Hup(t)
+		}, 30 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			c := cluster(t, 3)
+			heard, stranger := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{})
+			lost := c.Nodes[2].Connect(t, harness.Opts{})
+			c.WaitRoutes(t, heard, lost)
+			c.WaitRoutes(t, heard, stranger)
+			tc.end(t, c, c.Nodes[2])
+			heard.WaitGone(t, tc.limit, lost.Pub, derp.PeerGoneReasonDisconnected)
+			time.Sleep(2 * time.Second)
+			if heard.AllGone() != 1 || stranger.AllGone() != 0 {
+				t.Errorf("one PeerGone at the one that heard from it expected: %s / %s", heard.Summary(), stranger.Summary())
+			}
+			lost.Close()
+		})
+	}
 }
 
 // TestAddAndTakeAway: a node comes into the map and goes again.  The clients of the others notice nothing of it
@@ -128,9 +158,6 @@ func TestAddAndTakeAway(t *testing.T) {
 		}
 		return nil
 	})
-	for _, p := range []*harness.Client{p1, p2} {
-		p.WaitGone(t, 30*time.Second, p3.Pub, derp.PeerGoneReasonDisconnected)
-	}
 	p3.Close()
 	n3.Stop(t)
 	c.WaitRoutes(t, p1, p2)
@@ -155,7 +182,7 @@ func TestRollingRestart(t *testing.T) {
 	}
 }
 
-// TestStopInOrder: a node that is stopped closes its clients, and the others' clients are told of them.
+// TestStopInOrder: a node that is stopped closes its clients and ends, and the others go on.
 func TestStopInOrder(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, 2)
@@ -170,7 +197,6 @@ func TestStopInOrder(t *testing.T) {
 		t.Error("the client of the stopped node was not closed")
 	}
 	<-done
-	here.WaitGone(t, 30*time.Second, there.Pub, derp.PeerGoneReasonDisconnected)
 	here.Alive(t)
 }
 

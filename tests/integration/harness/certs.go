@@ -18,39 +18,48 @@ import (
 	"time"
 )
 
-// CA is a certificate authority of the test's own.
+// CA is a certificate authority of the test's own.  It issues by an intermediate, as those on the internet do.
 type CA struct {
-	Cert *x509.Certificate
 	Pool *x509.CertPool
-	PEM  []byte
-	key  *ecdsa.PrivateKey
+	PEM  []byte // the root
+	sub  *x509.Certificate
+	key  *ecdsa.PrivateKey // of sub
 }
 
 // NewCA makes an authority that lives as long as the test.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
+	root, rootKey := newAuthority(t, "integration test root", nil, nil)
+	sub, subKey := newAuthority(t, "integration test intermediate", root, rootKey)
+	ca := &CA{Pool: x509.NewCertPool(), PEM: pemOf("CERTIFICATE", root.Raw), sub: sub, key: subKey}
+	ca.Pool.AddCert(root)
+	return ca
+}
+
+func newAuthority(t testing.TB, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber:          newSerial(t),
-		Subject:               pkix.Name{CommonName: "integration test CA"},
-		NotBefore:             now.Add(-time.Hour),
-		NotAfter:              now.AddDate(1, 0, 0),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             time.Now().Add(-72 * time.Hour),
+		NotAfter:              time.Now().AddDate(1, 0, 0),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if parent == nil {
+		parent, signer = tmpl, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
 	must(t, err)
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
-	ca := &CA{Cert: cert, Pool: x509.NewCertPool(), PEM: pemOf("CERTIFICATE", der), key: key}
-	ca.Pool.AddCert(cert)
-	return ca
+	return cert, key
 }
 
-// Pair is a certificate with its key, as files hold them.
+// Pair is a certificate with its chain and key, as files hold them.
 type Pair struct {
 	Cert    *x509.Certificate
 	CertPEM []byte
@@ -79,7 +88,7 @@ func (ca *CA) Issue(t testing.TB, host string, until time.Time) Pair {
 	}
 	parent, signer := tmpl, key
 	if ca != nil {
-		parent, signer = ca.Cert, ca.key
+		parent, signer = ca.sub, ca.key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
 	must(t, err)
@@ -87,7 +96,11 @@ func (ca *CA) Issue(t testing.TB, host string, until time.Time) Pair {
 	must(t, err)
 	keyDER, err := x509.MarshalECPrivateKey(key)
 	must(t, err)
-	return Pair{Cert: cert, CertPEM: pemOf("CERTIFICATE", der), KeyPEM: pemOf("EC PRIVATE KEY", keyDER)}
+	chain := pemOf("CERTIFICATE", der)
+	if ca != nil {
+		chain = append(chain, pemOf("CERTIFICATE", ca.sub.Raw)...)
+	}
+	return Pair{Cert: cert, CertPEM: chain, KeyPEM: pemOf("EC PRIVATE KEY", keyDER)}
 }
 
 // Write puts the pair into dir as <host>.crt and <host>.key, each by rename.

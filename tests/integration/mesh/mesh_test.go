@@ -250,6 +250,7 @@ func TestTwoConnectionsFar(t *testing.T) {
 		second := c.Nodes[0].Connect(t, harness.Opts{Key: priv})
 		expect := func(at, not *harness.Client) {
 			t.Helper()
+			time.Sleep(harness.Scaled(200 * time.Millisecond)) // to change the active one may take a moment
 			p := harness.Random(100)
 			peer.MustSend(t, priv.Public(), p)
 			at.WaitPacket(t, peer.Pub, p)

@@ -206,14 +206,14 @@ func TestBadFiles(t *testing.T) {
 	table := []struct {
 		name  string
 		files map[string]*string // nil: the file is missing
-		names string             // what the line must name
+		names string             // what the line must name: the file, or better
 	}{
 		{"map: half of it", map[string]*string{c.MapFile: text(mapText[:len(mapText)/2])}, c.MapFile},
 		{"map: empty", map[string]*string{c.MapFile: text("")}, c.MapFile},
 		{"map: no JSON", map[string]*string{c.MapFile: text("<html>502 Bad Gateway</html>")}, c.MapFile},
 		{"map: deep", map[string]*string{c.MapFile: text(strings.Repeat("[", 100000))}, c.MapFile},
 		{"map: missing", map[string]*string{c.MapFile: nil}, c.MapFile},
-		{"map: without this node", map[string]*string{c.MapFile: text(strings.ReplaceAll(mapText, own, `"Name": "renamed"`))}, c.MapFile},
+		{"map: without this node", map[string]*string{c.MapFile: text(strings.ReplaceAll(mapText, own, `"Name": "renamed"`))}, "not in the map"},
 		{"map: port out of range", map[string]*string{c.MapFile: text(strings.ReplaceAll(mapText, port, `"DERPPort": 99999`))}, c.MapFile},
 		{"map: wrong RegionID", map[string]*string{c.MapFile: text(strings.Replace(mapText, `"RegionID": 901`, `"RegionID": 905`, 1))}, c.MapFile},
 		{"certificate: garbage", map[string]*string{crt: text("garbage")}, n.HostName},

@@ -66,6 +66,22 @@ func TestSameNode(t *testing.T) {
 	}
 }
 
+// TestAtOnce: who has got the ServerInfo can be reached: the next packet of anyone at the node arrives.  derpprobe
+// sends such packets and never repeats them.
+func TestAtOnce(t *testing.T) {
+	harness.Each(t, func(t *testing.T, k harness.Kind) {
+		n := one(t, k, harness.CertCA)
+		for i := range 60 {
+			a, b := n.Connect(t, harness.Opts{}), n.Connect(t, harness.Opts{})
+			p := []byte(fmt.Sprintf("pair %d", i))
+			a.MustSend(t, b.Pub, p)
+			b.WaitPacket(t, a.Pub, p)
+			a.Close()
+			b.Close()
+		}
+	})
+}
+
 // checkTLS looks at the version, and that the chain ends with the certificate that names the server's key:
 // with it a TLS 1.3 client has logged in without waiting for an HTTP answer.
 func checkTLS(t *testing.T, c *harness.Client, version uint16) {
@@ -175,6 +191,7 @@ func TestTwoConnections(t *testing.T) {
 		expect := func(at, not *harness.Client) {
 			t.Helper()
 			step++
+			time.Sleep(harness.Scaled(200 * time.Millisecond)) // to change the active one may take a moment
 			p := []byte(fmt.Sprintf("step %d", step))
 			peer.MustSend(t, priv.Public(), p)
 			at.WaitPacket(t, peer.Pub, p)
