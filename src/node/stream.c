@@ -401,6 +401,12 @@ uint64_t stream_stalled_ms(const struct stream *s)
 /* Keeps what input() left for the next read. */
 static int keep_carry(struct stream *s, const uint8_t *rest, size_t n)
 {
+    if (n == 0) {
+        free(s->carry);
+        s->carry = NULL;
+        s->carry_len = s->carry_cap = 0;
+        return 0;
+    }
     if (n > s->carry_cap) {
         uint8_t *p = realloc(s->carry, n);
         if (!p)
@@ -410,11 +416,6 @@ static int keep_carry(struct stream *s, const uint8_t *rest, size_t n)
     }
     memmove(s->carry, rest, n);
     s->carry_len = (uint32_t)n;
-    if (n == 0 && s->carry) {
-        free(s->carry);
-        s->carry = NULL;
-        s->carry_cap = 0;
-    }
     return 0;
 }
 
