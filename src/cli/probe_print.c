@@ -92,6 +92,9 @@ static void print_pair(const struct probe_pair *p)
         snprintf(text, sizeof(text), "%.*f -%.0f%%", p->median_ms < 100 ? 1 : 0, p->median_ms,
                  ceil(100.0 * (p->sent - p->received) / p->sent));
         print_cell(yellow, CELL, text);
+    } else if (p->error[0]) { /* the connection broke, or something came twice */
+        snprintf(text, sizeof(text), "%.*f !", p->median_ms < 100 ? 1 : 0, p->median_ms);
+        print_cell(yellow, CELL, text);
     } else {
         print_ms(green, p->median_ms);
     }

@@ -365,11 +365,10 @@ static void on_login_timeout(uv_timer_t *t)
     bool tls = derp_client_times(c->derp).tls_ms >= 0;
 
     if (!c->node->error[0])
-        snprintf(c->node->error, PROBE_TEXT, "node %s (%s): %s within %d s", id_of(c->node),
-                 c->node->node->host_name,
-                 tls ? "TLS stands, but the login was not answered"
-                     : "no connection; is its port open in the firewall, does its address in the map hold",
-                 LOGIN_MS / 1000);
+        snprintf(c->node->error, PROBE_TEXT, "node %s (%s): no answer within %d s: %s", id_of(c->node),
+                 c->node->node->host_name, LOGIN_MS / 1000,
+                 tls ? "TLS stands, but it does not let this client in; its log says more"
+                     : "is its port open in the firewall, does its address in the map hold?");
     derp_client_close(c->derp);
 }
 

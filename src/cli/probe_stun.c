@@ -29,8 +29,8 @@ static void stun_failed(struct probe_stun *s)
 
     if (s->error == UV_ECONNREFUSED)
         snprintf(out, PROBE_TEXT,
-                 "node %s: nothing listens for STUN on %s (UDP); is it serving, is stun_port "
-                 "of the map the port it listens on?",
+                 "node %s: nothing listens for STUN on %s (UDP); is it running, is STUNPort "
+                 "in the map the port it listens on?",
                  id, s->addr);
     else if (s->error)
         snprintf(out, PROBE_TEXT, "node %s: cannot ask %s (UDP) for STUN: %s", id, s->addr,

@@ -4,6 +4,7 @@
  * Fails: closed() once with a sentence; on a refused address the next one of the node is tried. */
 #include "node/derp_client.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,16 +23,33 @@ struct derp_client {
     struct resolve resolve;
     struct hello_shared shared;
     enum step step;
-    bool stream_on; /* the stream has a handle */
+    bool stream_on;   /* the stream has a handle */
+    bool dial_failed; /* this address, at once */
     bool resolving, closing_by_owner;
     bool starting, failed_at_start;   /* within derp_client_new */
     uint64_t t_start, t_tls, t_login; /* ns */
-    char why[256];
+    char addr[64];                    /* last dialled */
+    char why[512];
 };
 
 static const struct stream_ops client_ops;
 
 static void try_next(struct derp_client *c);
+
+/* "node fra-1 (relay.example): …" into why, as tls_client_verified says it. */
+static void say(struct derp_client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(struct derp_client *c, const char *fmt, ...)
+{
+    int n = snprintf(c->why, sizeof(c->why), "node %s (%s): ", c->p.node->id, c->p.node->host_name);
+    va_list ap;
+
+    if (n < 0 || (size_t)n >= sizeof(c->why))
+        return;
+    va_start(ap, fmt);
+    vsnprintf(c->why + n, sizeof(c->why) - (size_t)n, fmt, ap);
+    va_end(ap);
+}
 
 static void end(struct derp_client *c)
 {
@@ -51,7 +69,7 @@ static void on_resolved(struct resolve *r, int err)
     struct derp_client *c = r->ctx;
     c->resolving = false;
     if (err)
-        snprintf(c->why, sizeof(c->why), "cannot resolve %s: %s", c->p.node->host_name, uv_strerror(err));
+        say(c, "its name cannot be resolved: %s", uv_strerror(err));
     if (err || c->closing_by_owner)
         end(c);
     else
@@ -82,10 +100,14 @@ static void try_next(struct derp_client *c)
         return;
     }
     struct sockaddr *addr = (struct sockaddr *)&c->resolve.addr[c->resolve.next++];
+    char ip[46] = "?";
+    uv_ip_name(addr, ip, sizeof(ip));
+    snprintf(c->addr, sizeof(c->addr), addr->sa_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
+             derpmap_derp_port(c->p.node));
     c->step = STEP_CONNECT;
     c->t_start = uv_hrtime();
     if (stream_init(&c->stream, c->p.io, &client_ops) != 0) {
-        snprintf(c->why, sizeof(c->why), "cannot make a socket");
+        say(c, "cannot make a socket");
         end(c);
         return;
     }
@@ -97,6 +119,7 @@ static void try_next(struct derp_client *c)
         return;
     }
     int err = stream_connect(&c->stream, addr, ssl);
+    c->dial_failed = err != 0; /* no route: another address may have one */
     if (err)
         stream_close(&c->stream, uv_strerror(err));
 }
@@ -106,6 +129,7 @@ static void on_open(struct stream *s)
     struct derp_client *c = (struct derp_client *)s;
     char request[512];
     c->t_tls = uv_hrtime();
+    c->why[0] = 0; /* of addresses that failed before */
     if (tls_client_verified(s->ssl, c->p.node, c->why, sizeof(c->why)) < 0) {
         stream_close(s, c->why);
         return;
@@ -125,8 +149,7 @@ static void on_open(struct stream *s)
 
 static ssize_t fail(struct derp_client *c, const char *why)
 {
-    if (why != c->why)
-        snprintf(c->why, sizeof(c->why), "%s", why);
+    say(c, "%s", why);
     stream_close(&c->stream, c->why);
     return -1;
 }
@@ -136,10 +159,15 @@ static ssize_t http_input(struct derp_client *c, const uint8_t *buf, size_t n)
     struct http1_head head;
     int len = http1_parse_response(&head, (const char *)buf, n);
     if (len < 0)
-        return fail(c, "answered no HTTP");
+        return fail(c, "what answers there speaks no HTTP; is the port in the map that of the relay?");
     if (len > 0 && head.status != 101) {
-        snprintf(c->why, sizeof(c->why), "answered HTTP %d to the DERP upgrade", head.status);
-        return fail(c, c->why);
+        say(c,
+            "it answered HTTP %d where a relay switches to DERP; is this the relay's port, and does a proxy "
+            "before it "
+            "pass Upgrade on?",
+            head.status);
+        stream_close(&c->stream, c->why);
+        return -1;
     }
     if (len > 0)
         c->step = STEP_SERVER_KEY;
@@ -154,14 +182,14 @@ static int login_frame(struct derp_client *c, const struct frame *f)
     int version;
     if (c->step == STEP_SERVER_KEY) {
         if (f->type != FRAME_SERVER_KEY || hello_parse_server_key(f->body, f->len, &server) < 0)
-            return (int)fail(c, "sent no DERP server key");
+            return (int)fail(c, "it sent no DERP server key: no relay?");
         size_t n = hello_client_info(out, &c->p.key, &server, c->p.prober, &c->shared);
         stream_send_raw(&c->stream, out, n);
         c->step = STEP_SERVER_INFO;
         return 0;
     }
     if (f->type != FRAME_SERVER_INFO || hello_open_server_info(f->body, f->len, &c->shared, &version) < 0)
-        return (int)fail(c, "sent no valid ServerInfo");
+        return (int)fail(c, "it did not answer the login as a relay does");
     c->step = STEP_OPEN;
     c->t_login = uv_hrtime();
     c->p.ops->open(c->p.ctx, c);
@@ -201,7 +229,7 @@ static ssize_t on_input(struct stream *s, uint8_t *buf, size_t n)
         struct frame f;
         size_t size = frame_peek(&f, buf + off, n - off);
         if (f.raw && f.len > FRAME_PACKET_MAX + KEY_LEN)
-            return fail(c, "sent a frame that is too long");
+            return fail(c, "it sent a frame that is too long");
         if (!size)
             break;
         if (c->step != STEP_OPEN) {
@@ -217,15 +245,34 @@ static ssize_t on_input(struct stream *s, uint8_t *buf, size_t n)
     return (ssize_t)off;
 }
 
+/* Why it ended, by how far it had come. */
+static void say_end(struct derp_client *c, enum stream_end how, const char *detail)
+{
+    if (how == STREAM_END_CONNECT)
+        say(c,
+            "no connection to %s: %s; is it running, is the port open, are address and port in the map "
+            "right?",
+            c->addr, detail);
+    else if (how == STREAM_END_LOCAL || how == STREAM_END_MEMORY)
+        say(c, "%s", detail);
+    else if (!c->t_tls)
+        say(c, "no TLS with %s: %s; is this the relay's port, and has it a certificate for this name?",
+            c->addr, detail);
+    else if (c->step == STEP_SERVER_INFO)
+        say(c, "the login was refused (%s); does the node admit known clients only?", detail);
+    else
+        say(c, "the connection broke: %s", detail);
+}
+
 static void on_closed(struct stream *s, enum stream_end how, const char *detail)
 {
     struct derp_client *c = (struct derp_client *)s;
     c->stream_on = false;
-    if (!c->why[0] || how == STREAM_END_CONNECT) {
-        if (how != STREAM_END_TLS || !s->ssl || !SSL_is_init_finished(s->ssl) ||
-            tls_client_verified(s->ssl, c->p.node, c->why, sizeof(c->why)) == 0)
-            snprintf(c->why, sizeof(c->why), "%s", detail);
-    }
+    if (c->dial_failed)
+        how = STREAM_END_CONNECT;
+    /* the first of several addresses that refuse is named, but what happens on a connection wins */
+    if (!c->why[0] || (how != STREAM_END_CONNECT && !c->t_tls))
+        say_end(c, how, detail);
     if (how == STREAM_END_CONNECT && !c->closing_by_owner)
         try_next(c);
     else

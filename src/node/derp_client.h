@@ -21,7 +21,7 @@ struct derp_client_ops {
     void (*peer_gone)(void *ctx, struct derp_client *c, const struct derp_key *peer,
                       uint8_t reason);                                            /* may be NULL */
     void (*pong)(void *ctx, struct derp_client *c, const uint8_t data[static 8]); /* may be NULL */
-    /* why: a sentence for a person; "" if derp_client_close was called. */
+    /* why: "node NAME (HOST): …", for a person; "" if derp_client_close was called. */
     void (*closed)(void *ctx, struct derp_client *c, const char *why);
 };
 
