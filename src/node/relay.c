@@ -89,6 +89,10 @@ static void slow_down(struct relay *r, const struct run *run)
 
 static void to_client(struct relay *r, const struct run *run, struct conn *c)
 {
+    if (c->stream.closing) {
+        drop(r, STAT_DROP_GONE, run->packets);
+        return;
+    }
     const struct derp_key *src = (const struct derp_key *)(const void *)(run->start + FRAME_HEADER_LEN);
     heard_note(r->heard, c, src);
     stats_add(r->stats, STAT_PACKET_BYTES_OUT, run->len - run->packets * (FRAME_HEADER_LEN + KEY_LEN));
@@ -99,6 +103,10 @@ static void to_client(struct relay *r, const struct run *run, struct conn *c)
 
 static void to_link(struct relay *r, const struct run *run, struct conn *link, const struct node_id *dst_node)
 {
+    if (link->stream.closing) {
+        drop(r, STAT_DROP_GONE, run->packets);
+        return;
+    }
     uint8_t head[MESH_DATA_OVERHEAD];
     for (uint32_t off = 0; off < run->len;) {
         uint8_t *frame = run->start + off;
