@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
 
@@ -155,7 +156,7 @@ int announce_up(struct mesh *m, const struct derp_key *key, bool home)
     s->key = *key;
     s->home = home;
     s->used = true;
-    places_arrived(m, key);
+    leaving_cancel(m, key);
     touch(m, slot, true);
     return 0;
 }
@@ -182,7 +183,7 @@ void announce_down(struct mesh *m, const struct derp_key *key)
     s->used = false;
     slot_give_back(m, slot);
     touch(m, slot, false);
-    places_left(m, &left);
+    leaving_add(m, &left);
 }
 
 /* ---- telling ---- */

@@ -14,6 +14,7 @@
 #include <sodium.h>
 
 #include "mesh/announce.h"
+#include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
@@ -56,9 +57,9 @@ static void keys_take(struct mesh *m, const struct mesh_keys *keys)
 
 static int parts_init(struct mesh *m, const struct mesh_config *c)
 {
-    uint64_t seed[2];
+    uint64_t seed[3];
     m->ops->random(m->ctx, seed, sizeof seed);
-    if (places_init(m, seed[0]) != 0 || announce_init(m, seed[1]) != 0)
+    if (places_init(m, seed[0]) != 0 || announce_init(m, seed[1]) != 0 || leaving_init(m, seed[2]) != 0)
         return -1;
     for (size_t i = 0; i < c->n_pins; i++)
         if (pin_add(m, c->pins[i].name, &c->pins[i].key) != 0)
@@ -102,6 +103,7 @@ void mesh_free(struct mesh *m)
         free(m->pins[i].name);
     free(m->pins);
     places_deinit(m);
+    leaving_deinit(m);
     announce_deinit(m);
     sodium_memzero(m, sizeof *m);
     free(m);
@@ -141,7 +143,8 @@ void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
 
 uint64_t mesh_next(const struct mesh *m)
 {
-    uint64_t next = places_next(m);
+    uint64_t next = places_next(m), left = leaving_next(m);
+    next = left < next ? left : next;
     for (uint32_t i = 1; i < m->n_peers; i++) {
         uint64_t t = peer_next(m, m->peers[i]);
         next = t < next ? t : next;
@@ -166,6 +169,7 @@ void mesh_tick(struct mesh *m, uint64_t now)
             i++;
     }
     places_tick(m);
+    leaving_tick(m);
 }
 
 /* ---- clients ---- */
@@ -249,5 +253,6 @@ void mesh_counters(const struct mesh *m, struct mesh_counters *out)
 {
     *out = m->count;
     out->n_remote_keys = keymap_count(m->places.keys);
-    out->bytes = places_bytes(m) + keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot;
+    out->bytes =
+        places_bytes(m) + leaving_bytes(m) + keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot;
 }

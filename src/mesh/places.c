@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "mesh/announce.h"
+#include "mesh/leaving.h"
 
 enum {
     PLACE_USED = 1,
@@ -21,52 +22,17 @@ enum {
     PLACE_ROUTED = 16 /* the one that ops->route was told */
 };
 
-/* A key that may have left: when that is certain, and when it is in spite of peers of whom we hear nothing. */
-struct leaving {
-    uint64_t at, give_up;
-};
-
 int places_init(struct mesh *m, uint64_t seed)
 {
     m->places.keys = keymap_new(sizeof(struct place), seed);
-    m->places.leaving = keymap_new(sizeof(struct leaving), ~seed);
-    return m->places.keys && m->places.leaving ? 0 : -1;
+    return m->places.keys ? 0 : -1;
 }
 
 void places_deinit(struct mesh *m)
 {
     keymap_free(m->places.keys);
-    keymap_free(m->places.leaving);
     free(m->places.pool);
-    free(m->places.leave_queue.e);
     free(m->places.glean_queue.e);
-}
-
-/* ---- timers ---- */
-
-static int queue_push(struct key_queue *q, const struct derp_key *key, uint64_t at, uint32_t node)
-{
-    if (q->n == q->cap) {
-        size_t cap = q->cap ? q->cap * 2 : 64;
-        struct key_timer *e = malloc(cap * sizeof *e);
-        if (!e)
-            return -1;
-        for (size_t i = 0; i < q->n; i++)
-            e[i] = q->e[(q->head + i) % q->cap];
-        free(q->e);
-        *q = (struct key_queue){.e = e, .n = q->n, .cap = cap};
-    }
-    q->e[(q->head + q->n++) % q->cap] = (struct key_timer){.key = *key, .at = at, .node = node};
-    return 0;
-}
-
-static void queue_pop(struct key_queue *q)
-{
-    q->head = (q->head + 1) % q->cap;
-    if (--q->n == 0) {
-        free(q->e);
-        *q = (struct key_queue){0};
-    }
 }
 
 /* ---- lists of places ---- */
@@ -214,7 +180,7 @@ static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announ
         if (gone.flags & PLACE_ROUTED)
             m->ops->route(m->ctx, &key, NODE_NONE);
         if (announced)
-            places_left(m, &key);
+            leaving_add(m, &key);
         return;
     } else {
         struct place *before = first;
@@ -279,7 +245,7 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
     l->slot = slot;
     l->age = age;
     p->slots[slot] = (uint32_t)pos + 1;
-    places_arrived(m, key);
+    leaving_cancel(m, key);
     route_update(m, pos);
     return 0;
 }
@@ -408,7 +374,7 @@ void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key)
     struct places *ps = &m->places;
     uint32_t end = (uint32_t)((m->now + MESH_GLEAN_MS) / 1000 + 1);
     /* A frame may come behind the announcement that its sender has left. */
-    if (keymap_get(ps->leaving, key))
+    if (leaving_has(m, key))
         return;
     size_t pos;
     struct place *first = keymap_get(ps->keys, key), *l = first ? place_find(m, first, p->index) : NULL;
@@ -416,7 +382,7 @@ void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key)
         return;
     if (!l && ps->n_gleaned >= GLEANED_MAX)
         return;
-    if (queue_push(&ps->glean_queue, key, (uint64_t)end * 1000, p->index) != 0)
+    if (key_queue_push(&ps->glean_queue, key, (uint64_t)end * 1000, p->index) != 0)
         return;
     if (l) {
         l->slot = end;
@@ -446,80 +412,28 @@ static void glean_expire(struct mesh *m, const struct key_timer *t)
         place_remove(m, pos, m->peers[t->node], false);
 }
 
-/* ---- keys that may have left ---- */
-
-void places_arrived(struct mesh *m, const struct derp_key *key)
-{
-    if (keymap_count(m->places.leaving))
-        keymap_del(m->places.leaving, key);
-}
-
-void places_left(struct mesh *m, const struct derp_key *key)
-{
-    struct places *ps = &m->places;
-    if (announce_local(m, key) || keymap_get(ps->keys, key))
-        return;
-    struct leaving *v = keymap_put(ps->leaving, key, NULL);
-    if (!v)
-        return;
-    v->at = m->now + MESH_GONE_HOLD_MS;
-    v->give_up = m->now + MESH_LINK_DEAD_MS;
-    if (queue_push(&ps->leave_queue, key, v->at, NODE_NONE) != 0)
-        keymap_del(ps->leaving, key);
-}
-
-/* Whether a peer may serve keys that we do not know of at the moment. */
-static bool in_the_dark(const struct mesh *m)
-{
-    for (uint32_t i = 1; i < m->n_peers; i++) {
-        const struct peer *p = m->peers[i];
-        if (p->node && (p->link ? !p->synced : p->down_at != NEVER))
-            return true;
-    }
-    return false;
-}
-
-static void leaving_due(struct mesh *m, const struct key_timer *t, bool dark)
-{
-    struct places *ps = &m->places;
-    struct leaving *v = keymap_get(ps->leaving, &t->key);
-    if (!v || v->at != t->at)
-        return; /* it came back, or left again later */
-    if (dark && m->now < v->give_up) {
-        v->at = m->now + MESH_GONE_HOLD_MS;
-        if (queue_push(&ps->leave_queue, &t->key, v->at, NODE_NONE) == 0)
-            return;
-    }
-    keymap_del(ps->leaving, &t->key);
-    m->count.gone++;
-    m->ops->gone(m->ctx, &t->key);
-}
-
 void places_tick(struct mesh *m)
 {
     struct key_queue *q = &m->places.glean_queue;
-    while (q->n && q->e[q->head].at <= m->now) {
-        struct key_timer t = q->e[q->head];
-        queue_pop(q);
+    while (key_queue_due(q, m->now)) {
+        struct key_timer t = key_queue_head(q);
+        key_queue_pop(q);
         glean_expire(m, &t);
-    }
-    q = &m->places.leave_queue;
-    bool dark = q->n && q->e[q->head].at <= m->now && in_the_dark(m);
-    while (q->n && q->e[q->head].at <= m->now) {
-        struct key_timer t = q->e[q->head];
-        queue_pop(q);
-        leaving_due(m, &t, dark);
     }
 }
 
 uint64_t places_next(const struct mesh *m)
 {
-    const struct key_queue *g = &m->places.glean_queue, *l = &m->places.leave_queue;
-    uint64_t next = g->n ? g->e[g->head].at : NEVER;
-    return l->n && l->e[l->head].at < next ? l->e[l->head].at : next;
+    const struct key_queue *q = &m->places.glean_queue;
+    return q->n ? key_queue_head(q).at : NEVER;
 }
 
 /* ---- looking ---- */
+
+bool places_has(const struct mesh *m, const struct derp_key *key)
+{
+    return keymap_get(m->places.keys, key) != NULL;
+}
 
 uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key)
 {
@@ -560,8 +474,8 @@ size_t places_where(const struct mesh *m, const struct derp_key *key, struct mes
 size_t places_bytes(const struct mesh *m)
 {
     const struct places *ps = &m->places;
-    size_t n = keymap_bytes(ps->keys) + keymap_bytes(ps->leaving) + ps->pool_cap * sizeof *ps->pool;
-    n += (ps->leave_queue.cap + ps->glean_queue.cap) * sizeof(struct key_timer);
+    size_t n = keymap_bytes(ps->keys) + ps->pool_cap * sizeof *ps->pool;
+    n += ps->glean_queue.cap * sizeof(struct key_timer);
     for (uint32_t i = 0; i < m->n_peers; i++)
         n += (m->peers[i]->n_slots + (size_t)m->peers[i]->n_old) * sizeof(uint32_t);
     return n;

@@ -22,10 +22,7 @@ bool places_drop(struct mesh *m, struct peer *p, uint32_t max);
 void places_rank_changed(struct mesh *m, struct peer *p);
 
 void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
-/* The key came to us: it has not left. */
-void places_arrived(struct mesh *m, const struct derp_key *key);
-/* The key's place here or elsewhere went by announcement: it may have left the mesh. */
-void places_left(struct mesh *m, const struct derp_key *key);
+bool places_has(const struct mesh *m, const struct derp_key *key);
 uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key);
 size_t places_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
 

@@ -1,4 +1,5 @@
-/* The inside of the mesh: what mesh.c, peers.c, link.c, handshake.c, announce.c, learn.c and places.c share.
+/* The inside of the mesh: what mesh.c, peers.c, link.c, input.c, handshake.c,
+ * announce.c, learn.c, places.c and leaving.c share.
  *
  * Glossary: *place* = one location of a key at one peer; *slot* = the number under which a peer announces a key;
  * *the set* = all keys that a node announces; *mark* = a PING whose PONG acknowledges all bytes sent before it.
@@ -13,6 +14,7 @@
 #include <stdint.h>
 
 #include "mesh/auth.h"
+#include "mesh/key_queue.h"
 #include "mesh/keymap.h"
 #include "mesh/mesh.h"
 #include "proto/meshmsg.h"
@@ -141,17 +143,6 @@ struct local_slot {
     bool used, home, up_fresh;
 };
 
-struct key_timer {
-    struct derp_key key;
-    uint64_t at;
-    uint32_t node;
-};
-/* A ring of timers that all last equally long, so the first in is the first due. */
-struct key_queue {
-    struct key_timer *e;
-    size_t head, n, cap;
-};
-
 struct place {
     uint16_t node;
     uint16_t flags;
@@ -164,8 +155,7 @@ struct places {
     struct keymap *keys; /* struct place, the first of the key's list */
     struct place *pool;  /* the others */
     uint32_t pool_n, pool_cap, pool_free;
-    struct keymap *leaving; /* keys that may have left */
-    struct key_queue leave_queue, glean_queue;
+    struct key_queue glean_queue;
     uint32_t n_gleaned;
 };
 
@@ -207,6 +197,8 @@ struct mesh {
     uint64_t last_dial;
 
     struct places places;
+    struct keymap *leaving; /* see leaving.c */
+    struct key_queue leave_queue;
 
     struct keymap *local; /* uint32_t slot */
     struct local_slot *slot;

@@ -191,7 +191,7 @@ static void test_bytes_and_names(void **state)
                     "\xc4\x02zz\xa2hi\xa3"
                     "abc\xa4"
                     "abcd\xa1\n\xc3\xc2",
-                    18);
+                    20);
     assert_int_equal(mpread_str(&r, &s, &n), -1);
     assert_int_equal(mpread_bin_exact(&r, out, 1), -1);
     assert_int_equal(mpread_bin_exact(&r, out, 2), 0);

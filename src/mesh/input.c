@@ -1,0 +1,180 @@
+/* Frames on links: HELLO and AUTH go to the handshake, announcements to learn.c, the rest is answered here.
+ *
+ * Happy path: mesh_link_input → dispatch → on_pong, on_info, announce_sync, learn_input.
+ * How it fails: a handler returns why the link has to be closed; numbers that this version does not know are counted,
+ * and close it only from MESHMSG_CLOSES on. */
+#include <string.h>
+
+#include "mesh/announce.h"
+#include "mesh/handshake.h"
+#include "mesh/learn.h"
+#include "mesh/link.h"
+#include "mesh/places.h"
+
+static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
+{
+    if (m->now - l->rtt_since >= RTT_WINDOW_MS) {
+        l->rtt_min[1] = l->rtt_min[0];
+        l->rtt_min[0] = NEVER;
+        l->rtt_since = m->now;
+    }
+    if (rtt < l->rtt_min[0])
+        l->rtt_min[0] = rtt;
+}
+
+static void clone_refuse(struct mesh *m, struct peer *p)
+{
+    struct link *l = p->challenger;
+    p->challenger = NULL;
+    m->count.refused_clone++;
+    mesh_log(m, MESH_LOG_ERROR,
+             "ALARM: two running instances of one node peer=%s connected=%s refused=%s fix=\"a copied "
+             "machine? give "
+             "one of the two another name and node key\"",
+             p->name, p->link->from, l->from);
+    link_end(m, l, LINK_END_BYE, MESHMSG_BYE_CLONE, "another instance of this node is connected and alive");
+}
+
+static const char *on_pong(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct peer *p = l->peer;
+    uint64_t number, at;
+    if (meshmsg_read_ping(in, &number, &at) != 0 || number > l->ping_number)
+        return "malformed message";
+    unsigned done = 0;
+    for (; done < l->n_marks && l->mark[done].number <= number; done++) {
+        l->acked = l->mark[done].bytes;
+        if (l->mark[done].number == number)
+            rtt_take(m, l, m->now - l->mark[done].at);
+    }
+    l->n_marks -= done;
+    memmove(l->mark, l->mark + done, l->n_marks * sizeof *l->mark);
+    if (p->link == l && p->challenger && number >= p->challenge_ping)
+        clone_refuse(m, p);
+    if (l->state == LINK_UP && announce_pending(l))
+        announce_flush(m, l);
+    return NULL;
+}
+
+static const char *on_bye(const struct meshmsg_in *in)
+{
+    uint32_t code;
+    if (meshmsg_read_bye(in, &code) != 0)
+        return "malformed message";
+    switch (code) {
+    case MESHMSG_BYE_DUPLICATE:
+        return "the other side keeps another link";
+    case MESHMSG_BYE_CLONE:
+        return "another instance of this node is connected there: is this machine a copy?";
+    case MESHMSG_BYE_MAP:
+        return "we are not in its map any more";
+    case MESHMSG_BYE_KEY:
+        return "it has removed the mesh key of this link";
+    case MESHMSG_BYE_SILENT:
+        return "it heard nothing from us for too long";
+    default:
+        return "it stops";
+    }
+}
+
+static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct peer *p = l->peer;
+    if (meshmsg_read_info(in, l->theirs.map_hash) != 0)
+        return "malformed message";
+    if (l != p->link)
+        return NULL; /* peer_learn takes it when the link comes into use */
+    memcpy(p->map_hash, l->theirs.map_hash, sizeof p->map_hash);
+    if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
+        mesh_log(m, MESH_LOG_INFO, "peer uses another map peer=%s", p->name);
+    return NULL;
+}
+
+/* A message on a proven link.  NULL, or why it has to be closed. */
+static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in)
+{
+    uint64_t number, at;
+    bool in_use = l->state == LINK_UP;
+    switch (type) {
+    case MESHMSG_PING:
+        if (meshmsg_read_ping(in, &number, &at) != 0)
+            return "malformed message";
+        meshmsg_pong(&m->out, number, at);
+        link_send(m, l);
+        return NULL;
+    case MESHMSG_PONG:
+        return on_pong(m, l, in);
+    case MESHMSG_BYE:
+        return on_bye(in);
+    case MESHMSG_INFO:
+        return on_info(m, l, in);
+    case MESHMSG_SYNC_REQ:
+        if (meshmsg_read_sync_req(in, &number, &at) != 0)
+            return "malformed message";
+        if (in_use)
+            announce_sync(m, l);
+        else if (l->state == LINK_CHALLENGE)
+            l->sync_wanted = true;
+        return NULL;
+    case MESHMSG_SYNC_BEGIN:
+    case MESHMSG_SYNC_DATA:
+    case MESHMSG_SYNC_END:
+    case MESHMSG_ANN:
+        return in_use ? learn_input(m, l, type, in) : NULL;
+    case MESHMSG_HELLO:
+    case MESHMSG_AUTH:
+        return "HELLO or AUTH a second time";
+    default:
+        m->count.unknown_message++;
+        return type < MESHMSG_CLOSES ? NULL : "a message that has to be understood";
+    }
+}
+
+static void heard(struct mesh *m, struct link *l)
+{
+    l->last_rx = m->now;
+    if (!l->suspect)
+        return;
+    l->suspect = false;
+    if (l->peer && l->peer->link == l) {
+        places_rank_changed(m, l->peer);
+        peer_note(m, l->peer);
+    }
+}
+
+void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t len, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    struct meshmsg_in in;
+    uint32_t type;
+    m->now = now;
+    m->count.control_bytes_received += len + FRAME_HEADER_LEN;
+    if (!l)
+        return;
+    if (l->state < LINK_CHALLENGE) {
+        l->last_rx = now;
+        handshake_input(m, l, payload, len);
+        return;
+    }
+    heard(m, l);
+    const char *why = NULL;
+    if (len > MESHMSG_MAX)
+        why = "a control message over the limit";
+    else if (meshmsg_open(&in, &type, payload, len) != 0)
+        why = "malformed message";
+    bool bye = !why && type == MESHMSG_BYE;
+    if (!why)
+        why = dispatch(m, l, type, &in);
+    if (why && !bye)
+        m->count.bad_message++;
+    if (why)
+        link_end(m, l, LINK_END_CLOSE, MESHMSG_BYE_STOP, why);
+}
+
+void mesh_link_alive(struct mesh *m, uint64_t id, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    m->now = now;
+    if (l)
+        heard(m, l);
+}
