@@ -86,7 +86,7 @@ static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_
         return NULL; /* peer_learn takes it when the link comes into use */
     memcpy(p->map_hash, l->theirs.map_hash, sizeof p->map_hash);
     if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
-        mesh_log(m, MESH_LOG_INFO, "peer uses another map peer=%s", p->name);
+        mesh_log(m, MESH_LOG_DEBUG, "peer uses another map peer=%s", p->name);
     return NULL;
 }
 

@@ -2,8 +2,8 @@
  *
  * Happy path: learn_start sends SYNC_REQ; SYNC_BEGIN, SYNC_DATA … and SYNC_END replace the former set; ANN changes it,
  * each naming the seq before it.
- * How it fails: an ANN that does not follow the last one is not taken; one SYNC_REQ asks for everything again and
- * until its BEGIN further ANN are ignored.  A malformed message or a lack of memory closes the link. */
+ * How it fails: an ANN that does not follow the last one is not taken; one SYNC_REQ (at most one a second) asks for everything again
+ * and until its BEGIN further ANN are ignored.  A malformed message or a lack of memory closes the link. */
 #include "mesh/learn.h"
 
 #include "mesh/link.h"
@@ -15,6 +15,8 @@ static void ask(struct mesh *m, struct link *l)
 {
     struct peer *p = l->peer;
     l->sync_asked = true;
+    l->sync_missed = false;
+    l->asked_at = m->now;
     meshmsg_sync_req(&m->out, p->syncing ? 0 : p->set_boot, p->syncing ? 0 : p->in_seq);
     link_send(m, l);
 }
@@ -23,6 +25,12 @@ void learn_start(struct mesh *m, struct link *l)
 {
     l->peer->synced = false;
     ask(m, l);
+}
+
+void learn_tick(struct mesh *m, struct link *l)
+{
+    if (l->sync_missed && m->now >= l->asked_at + SYNC_MIN_MS)
+        ask(m, l);
 }
 
 static const char *take_entries(struct mesh *m, struct peer *p, struct meshmsg_entries *entries)
@@ -48,6 +56,9 @@ static const char *on_begin(struct mesh *m, struct link *l, const struct meshmsg
     uint64_t boot, seq, count;
     if (meshmsg_read_sync_begin(in, &boot, &seq, &count) != 0 || boot != l->theirs.boot)
         return MALFORMED;
+    /* Setting a former set aside costs as much as the set is large: once for each question. */
+    if (!l->sync_asked)
+        return "a sync that was not asked for";
     if (count > PEER_KEYS_MAX)
         return "more keys than the limit told in HELLO";
     places_sync_begin(m, l->peer, boot);
@@ -89,12 +100,13 @@ static const char *on_ann(struct mesh *m, struct link *l, const struct meshmsg_i
     if (meshmsg_read_ann(in, &prev, &seq, &entries) != 0)
         return MALFORMED;
     m->count.ann_received++;
-    if (l->sync_asked)
+    if (l->sync_asked || l->sync_missed)
         return NULL;
     if (prev != p->in_seq) {
         m->count.resyncs_asked++;
-        mesh_log(m, MESH_LOG_WARN, "announcements are missing, asking for all keys anew peer=%s", p->name);
-        ask(m, l);
+        mesh_log(m, MESH_LOG_DEBUG, "announcements are missing, asking for all keys anew peer=%s", p->name);
+        l->sync_missed = true;
+        learn_tick(m, l);
         return NULL;
     }
     p->in_seq = seq;

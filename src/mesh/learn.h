@@ -6,6 +6,8 @@
 
 /* A proven link is in use from now on: asks for the peer's set. */
 void learn_start(struct mesh *m, struct link *l);
+/* Asks again when announcements were missed, not too often. */
+void learn_tick(struct mesh *m, struct link *l);
 /* A message of one of these types on a proven link in use.  NULL, or why the link has to be closed. */
 const char *learn_input(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in);
 

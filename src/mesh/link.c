@@ -362,6 +362,7 @@ void link_tick(struct mesh *m, struct link *l)
         places_rank_changed(m, l->peer);
         peer_note(m, l->peer);
     }
+    learn_tick(m, l);
     if (m->now >= l->next_ping) {
         announce_flush(m, l); /* lone downs go with the ping */
         link_mark(m, l);
@@ -382,5 +383,7 @@ uint64_t link_next(const struct link *l)
         next = l->last_rx + MESH_LINK_SUSPECT_MS;
     if (l->next_ping < next)
         next = l->next_ping;
+    if (l->sync_missed && l->asked_at + SYNC_MIN_MS < next)
+        next = l->asked_at + SYNC_MIN_MS;
     return l->flush_at < next ? l->flush_at : next;
 }

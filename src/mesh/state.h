@@ -91,7 +91,9 @@ struct link {
     uint64_t flush_at;
 
     /* What we hear: see learn.c. */
-    bool sync_asked;
+    bool sync_asked;  /* and its BEGIN has not come */
+    bool sync_missed; /* something is missing, but the last question was less than SYNC_MIN_MS ago */
+    uint64_t asked_at;
 };
 
 struct peer {

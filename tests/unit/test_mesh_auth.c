@@ -588,11 +588,10 @@ static void test_out_of_turn(void **state)
 {
     (void)state;
     static struct meshmsg m, hello;
-    static uint8_t big[MESHMSG_BEFORE_AUTH_MAX + 200];
     struct other o;
     struct meshmsg_entry e = {.slot = 1, .up = true};
     other_init(&o);
-    for (int what = 0; what < 9; what++)
+    for (int what = 0; what < 8; what++)
         for (int stage = 0; stage < 2; stage++) {
             struct victim *v = victim_new(1, NULL, 0, false);
             uint64_t link = open_link(v, false, o.exporter);
@@ -625,18 +624,10 @@ static void test_out_of_turn(void **state)
                 else
                     meshmsg_auth(&m, &o.hello.key_id[0], (uint8_t[MESHMSG_MAC_LEN]){0});
                 break;
-            case 7: /* empty */
+            default: /* empty */
                 m.n = FRAME_HEADER_LEN;
-                break;
-            default: /* a HELLO with so much behind it that it is too long */
-                m.n = 0;
             }
-            if (what < 8) {
-                input_msg(v, link, &m);
-            } else {
-                memcpy(big, hello.b + FRAME_HEADER_LEN, hello.n - FRAME_HEADER_LEN);
-                input(v, link, big, MESHMSG_BEFORE_AUTH_MAX + 1);
-            }
+            input_msg(v, link, &m);
             assert_int_equal(v->closed, link);
             assert_int_equal(v->up, 0);
             assert_int_equal(v->n_sent, sent); /* no answer */
@@ -680,6 +671,31 @@ static void test_later_versions_hello(void **state)
     victim_free(v);
 }
 
+/* A well-formed HELLO with one more element, so long that the whole has that many bytes. */
+static void test_hello_length(void **state)
+{
+    (void)state;
+    static struct meshmsg m;
+    struct other o;
+    other_init(&o);
+    for (size_t len = MESHMSG_BEFORE_AUTH_MAX; len <= MESHMSG_BEFORE_AUTH_MAX + 1; len++) {
+        struct victim *v = victim_new(1, NULL, 0, false);
+        uint64_t link = open_link(v, false, o.exporter);
+        meshmsg_hello(&m, &o.hello);
+        uint8_t *p = m.b + FRAME_HEADER_LEN;
+        size_t n = m.n - FRAME_HEADER_LEN;
+        p[2]++;
+        p[n] = 0xc5;
+        wire_put16(p + n + 1, (uint16_t)(len - n - 3));
+        memset(p + n + 3, 0, len - n - 3);
+        input(v, link, p, len);
+        bool taken = len <= MESHMSG_BEFORE_AUTH_MAX;
+        assert_int_equal(v->n_sent, taken);
+        assert_int_equal(v->closed == link, !taken);
+        victim_free(v);
+    }
+}
+
 static void test_slow_handshake(void **state)
 {
     (void)state;
@@ -720,7 +736,7 @@ static void test_after_the_proof(void **state)
     (void)state;
     static struct meshmsg m;
     struct other o;
-    for (int what = 0; what < 6; what++) {
+    for (int what = 0; what < 7; what++) {
         struct victim *v = victim_new(1, NULL, 0, false);
         other_init(&o);
         uint64_t link = play(v, &o, false);
@@ -741,6 +757,11 @@ static void test_after_the_proof(void **state)
             break;
         case 4: /* SYNC_BEGIN of another boot than HELLO's */
             meshmsg_sync_begin(&m, 6, 0, 0);
+            break;
+        case 5: /* a second one, not asked for */
+            meshmsg_sync_begin(&m, 5, 0, 0);
+            input_msg(v, link, &m);
+            assert_int_not_equal(v->closed, link);
             break;
         default: /* bytes behind the message */
             meshmsg_ping(&m, 1, 1);
@@ -950,6 +971,7 @@ int main(void)
         cmocka_unit_test(test_replay_and_reflection),
         cmocka_unit_test(test_out_of_turn),
         cmocka_unit_test(test_later_versions_hello),
+        cmocka_unit_test(test_hello_length),
         cmocka_unit_test(test_slow_handshake),
         cmocka_unit_test(test_no_mesh_key),
         cmocka_unit_test(test_after_the_proof),

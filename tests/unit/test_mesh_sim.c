@@ -897,6 +897,20 @@ static void test_gap(void **state)
     struct mesh_counters c;
     mesh_counters(w->node[1].mesh, &c);
     assert_int_equal(c.resyncs_asked, 1);
+    /* Many are lost: asked for at most once a second. */
+    left = INT32_MAX;
+    mesh_counters(w->node[0].mesh, &c);
+    uint64_t syncs = c.sync_sent;
+    for (int i = 0; i < 100; i++) {
+        world_client_up(w, 0, 10 + i, true);
+        world_run(w, w->now + 100);
+        left = i % 2 ? INT32_MAX : 0;
+    }
+    left = 0;
+    world_run(w, w->now + 3000);
+    check_all(w);
+    mesh_counters(w->node[0].mesh, &c);
+    assert_in_range(c.sync_sent - syncs, 5, 13);
     cluster_free(&p);
 }
 

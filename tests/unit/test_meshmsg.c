@@ -209,10 +209,10 @@ static void test_entries_of_later_versions_and_bad_ones(void **state)
     (void)state;
     int n;
     /* An up with one element more, and one element behind the list. */
-    char later[64] = "\x95\x0b\x00\x01\x91\x95\x07\xc4\x20";
-    memcpy(later + 41, "\x01\x02\x90\xc0", 4);
-    assert_int_equal(read_ann_of(later, 45, &n), 0);
-    assert_int_equal(n, 1);
+    char later[64] = "\x95\x0b\x00\x01\x92\x95\x07\xc4\x20";
+    memcpy(later + 41, "\x01\x02\x90\x91\x05\xc0", 6);
+    assert_int_equal(read_ann_of(later, 47, &n), 0);
+    assert_int_equal(n, 2);
     assert_int_equal(read_ann_of("\x94\x0b\x00\x01\x91\x92\x07\xc4", 8, &n), -1); /* truncated */
     assert_int_equal(read_ann_of("\x94\x0b\x00\x01\x91\x90", 6, &n), -1);         /* an entry of nothing */
     assert_int_equal(read_ann_of("\x94\x0b\x00\x01\x91\x92\x07\x08", 8, &n), -1); /* an up without its key */
