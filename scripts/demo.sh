@@ -12,10 +12,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-NODES=(fra-1 nyc-1 sgp-1)
+NODES=(fra-1 hkg-1 sfo-1)
 REGIONS=(900 901 902)
-CODES=(fra nyc sgp)
-PLACES=(Frankfurt 'New York' Singapore)
+CODES=(fra hkg sfo)
+PLACES=(Frankfurt 'Hong Kong' 'San Francisco')
 PORT=4443 STUN_PORT=3478
 BLOCK=127.$((64 + RANDOM % 64)).$((RANDOM % 250)) # so that two demonstrations do not meet
 DERPMESH=$ROOT/build/release/derpmesh
@@ -90,7 +90,7 @@ start_regions() {
         PIDS+=($!)
         wait_for 15 ask "$i" || fail "${NODES[$i]} does not come up"
         pins+=("$(json "$DIR/${NODES[$i]}.json" 'j["certificate"]["pin"]')")
-        tick "$(printf '%-6s region %s, %-10s %s:%s   %s up in %d ms%s' "${NODES[$i]}" "${REGIONS[$i]}" \
+        tick "$(printf '%-6s region %s, %-13s %s:%s   %s up in %d ms%s' "${NODES[$i]}" "${REGIONS[$i]}" \
             "${PLACES[$i]}" "$BLOCK.1$i" "$PORT" "$C_DIM" $(($(now_ms) - start)) "$C_OFF")"
     done
     note "  Each has made a certificate for its address.  Their pins go into the map, and all reload it:"
@@ -157,18 +157,18 @@ show_path() {
     wait_for 10 grep -q '^key ' "$DIR/listener.out" || fail "no client in 902: $(cat "$DIR/listener.err")"
     key=$(sed -n 's/^key //p' "$DIR/listener.out")
     wait_for 10 "$DERPMESH" where "$key" --admin "$DIR/fra-1.sock" >/dev/null 2>&1 ||
-        fail "Frankfurt does not learn where the client in Singapore is"
+        fail "Frankfurt does not learn where the client in San Francisco is"
     note "  Frankfurt, asked where that client is:"
     command_line "derpmesh where ${key:0:20}…"
     "$DERPMESH" where "$key" --admin "$DIR/fra-1.sock" | indent
     "$DERPMESH" where "$key" --admin "$DIR/fra-1.sock" --json >"$DIR/where.json"
-    [ "$(json "$DIR/where.json" 'j["locations"][0]["node"]')" = sgp-1 ] || fail "it is not said to be at sgp-1"
+    [ "$(json "$DIR/where.json" 'j["locations"][0]["node"]')" = sfo-1 ] || fail "it is not said to be at sfo-1"
     [ "$(json "$DIR/where.json" 'j["locations"][0]["local"]')" = False ] || fail "it is said to be local"
     answer=$(python3 "$ROOT/scripts/demo_client.py" send "$DIR/derpmap.json" 900 "$key" "$question" \
         2>"$DIR/sender.err") || fail "no answer from region 902: $(cat "$DIR/sender.err")"
     IFS=$'\t' read -r _ answer took <<<"$answer"
-    printf '  client ──▶ %sfra-1%s ━━▶ %ssgp-1%s ──▶ client   “%s”\n' "$C_BLUE" "$C_OFF" "$C_BLUE" "$C_OFF" "$question"
-    printf '  client ◀── %sfra-1%s ◀━━ %ssgp-1%s ◀── client   “%s”\n' "$C_BLUE" "$C_OFF" "$C_BLUE" "$C_OFF" "$answer"
+    printf '  client ──▶ %sfra-1%s ━━▶ %ssfo-1%s ──▶ client   “%s”\n' "$C_BLUE" "$C_OFF" "$C_BLUE" "$C_OFF" "$question"
+    printf '  client ◀── %sfra-1%s ◀━━ %ssfo-1%s ◀── client   “%s”\n' "$C_BLUE" "$C_OFF" "$C_BLUE" "$C_OFF" "$answer"
     tick "there and back in $took ms"
     kill "$LISTENER"
     wait "$LISTENER" 2>/dev/null || true

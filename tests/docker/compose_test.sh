@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# The image and deploy/docker/compose.demo.yaml on the real engine: three regions come up healthy, every link
+# and every pair of regions works, a container made anew keeps its keys and finds its way back, a stop is orderly.
+#
+# usage: compose_test.sh [--keep]      (--keep leaves the containers, to be looked at)
+#
+# Has a project name of its own; containers, network and volumes are removed in the end, whatever happens, and
+# at the start, should an earlier run have been killed.  The network's addresses are fixed (198.18.90.0/24),
+# so two of these cannot run at once: a second one waits its turn.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/../../scripts/lib.sh"
+cd "$ROOT"
+
+PROJECT=derpmesh-test
+SERVICES=(fra hkg sfo)
+BASE=${BASE:-debian:bookworm-slim}
+export BASE
+
+demo() { compose -p "$PROJECT" -f deploy/docker/compose.demo.yaml "$@"; }
+# Inside the container of a service.
+inside() {
+    local service=$1
+    shift
+    demo exec -T "$service" "$@"
+}
+status() { inside "$1" derpmesh status --json; }
+ok() { echo "ok: $*"; }
+
+fail() {
+    echo "FAILED: $*"
+    demo ps || true
+    demo logs --no-color --tail=40 || true
+    exit 1
+}
+
+clean_up() { demo down -v --remove-orphans -t 5 >/dev/null 2>&1 || true; }
+
+# field SERVICE EXPRESSION: a Python expression on the status `j` of the node.
+field() {
+    status "$1" | python3 -c 'import json, sys; j = json.load(sys.stdin); print(eval(sys.argv[1]))' "$2"
+}
+
+healthy() {
+    local service id
+    for service in "${SERVICES[@]}"; do
+        id=$(demo ps -q "$service")
+        [ "$(docker inspect -f '{{.State.Health.Status}}' "${id:-none}")" = healthy ] || return 1
+    done
+}
+
+# Every node has a synchronised link to both others.
+linked() {
+    local service
+    for service in "${SERVICES[@]}"; do
+        [ "$(field "$service" 'sum(p["state"] == "up" and p["synced"] for p in j["mesh"]["peers"])')" = 2 ] || return 1
+    done 2>/dev/null
+}
+
+probed() { inside fra derpmesh probe --map /etc/derpmesh/derpmap.json; }
+
+build_and_start() {
+    bash scripts/docker-base.sh "$BASE" || fail "there is no base image"
+    demo build keys || fail "the image does not build"
+    echo "image: $(docker image inspect -f '{{.Size}}' derpmesh | awk '{printf "%.0f MB", $1 / 1e6}')"
+    [ "$(docker image inspect -f '{{.Config.User}}' derpmesh)" = 65532:65532 ] || fail "the image does not run as 65532"
+    demo up -d || fail "the demo does not start"
+    wait_for 90 healthy || fail "not all healthy after 90 s"
+    ok "all healthy"
+}
+
+check_hardening() {
+    local id
+    id=$(demo ps -q fra)
+    [ "$(inside fra id -u)" = 65532 ] || fail "the node runs as another user"
+    [ "$(docker inspect -f '{{.HostConfig.ReadonlyRootfs}}' "$id")" = true ] || fail "the root file system can be written"
+    inside fra sh -c 'echo x >/usr/local/bin/x' 2>/dev/null && fail "a file could be written beside the program"
+    inside fra cat /proc/1/status | grep -q '^NoNewPrivs:[[:space:]]*1$' || fail "privileges can be gained"
+    [ "$(inside fra stat -c %a /var/lib/derpmesh/node.key)" = 600 ] || fail "the node key can be read by others"
+    ok "read-only, as uid 65532, without privileges"
+}
+
+check_mesh() {
+    wait_for 60 linked || fail "not all links are up after 60 s"
+    ok "every node has a link to both others"
+    probed || fail "probe: not every pair of regions works"
+    ok "probe: every pair of regions, and STUN"
+}
+
+check_recreate() {
+    local before after pin
+    before=$(field fra 'j["public_key"]')
+    pin=$(field fra 'j["certificate"]["pin"]')
+    demo up -d --force-recreate --no-deps fra || fail "fra cannot be made anew"
+    wait_for 60 healthy || fail "fra is not healthy after it was made anew"
+    after=$(field fra 'j["public_key"]')
+    [[ -n $before && $before = "$after" ]] || fail "node key $before became $after"
+    [ "$pin" = "$(field fra 'j["certificate"]["pin"]')" ] || fail "the certificate changed"
+    ok "key and certificate survive"
+    wait_for 60 linked || fail "the links do not come back"
+    probed || fail "probe fails after fra was made anew"
+    ok "links and routes came back"
+}
+
+check_health_turns() {
+    local id
+    id=$(demo ps -q hkg)
+    docker exec "$id" derpmesh status --json >/dev/null || fail "status fails on a good node"
+    if docker exec "$id" derpmesh status --json --admin /run/derpmesh/none.sock >/dev/null 2>&1; then
+        fail "the health check cannot fail"
+    fi
+    ok "the health check can fail"
+}
+
+check_stop() {
+    local id code
+    id=$(demo ps -q sfo)
+    demo stop sfo || fail "sfo does not stop"
+    code=$(docker inspect -f '{{.State.ExitCode}}' "$id")
+    [ "$code" = 0 ] || fail "sfo ended with exit code $code"
+    ok "TERM ends a node in order"
+}
+
+# The file for a VPS: accepted, and refuses to start without a node's name.
+check_vps_file() {
+    DERPMESH_NODE=fra-1 compose -f deploy/docker/compose.yaml config >/dev/null || fail "compose.yaml is not accepted"
+    if (unset DERPMESH_NODE && compose -f deploy/docker/compose.yaml config) >/dev/null 2>&1; then
+        fail "compose.yaml is accepted without DERPMESH_NODE"
+    fi
+    ok "compose.yaml"
+}
+
+docker_use
+need python3 flock
+exec 9>"${TMPDIR:-/tmp}/derpmesh-compose-test.lock"
+flock -w 600 9 || die "another compose test holds the network for more than 10 minutes"
+[ "${1:-}" = --keep ] || trap clean_up EXIT
+clean_up
+check_vps_file
+build_and_start
+check_hardening
+check_mesh
+check_health_turns
+check_recreate
+check_stop
