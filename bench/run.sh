@@ -107,7 +107,7 @@ derper_best() {
 }
 
 report() {
-    local ours best gathered each rate
+    local ours best gathered rate
     row "$size-byte packets, TLS, 10 pairs" derpmesh derper floor "floor, ungathered"
     row "flat out: CPU s per GB" "$(g derpmesh.full.cpu_s_per_gb)" "$(g derper.full.cpu_s_per_gb)" \
         "$(g gathered.cpu_s_per_gb)" "$(g each.cpu_s_per_gb)"
@@ -151,7 +151,7 @@ faults() {
 
 prepare
 for relay in derpmesh derper; do
-    [ -n "$only" ] && [ "$only" != "$relay" ] || measure "$relay"
+    if [ -z "$only" ] || [ "$only" = "$relay" ]; then measure "$relay"; fi
 done
 if [ -z "$only" ] || [ "$only" = floor ]; then
     floor gathered 1
