@@ -56,7 +56,7 @@ static const char *on_pong(struct mesh *m, struct link *l, const struct meshmsg_
     return NULL;
 }
 
-static const char *on_bye(const struct meshmsg_in *in)
+static const char *on_bye(const struct link *l, const struct meshmsg_in *in)
 {
     uint32_t code;
     if (meshmsg_read_bye(in, &code) != 0)
@@ -73,6 +73,8 @@ static const char *on_bye(const struct meshmsg_in *in)
     case MESHMSG_BYE_SILENT:
         return "it heard nothing from us for too long";
     default:
+        if (l->peer && l->peer->link == l)
+            l->peer->stopped = true;
         return "it stops";
     }
 }
@@ -105,7 +107,7 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_PONG:
         return on_pong(m, l, in);
     case MESHMSG_BYE:
-        return on_bye(in);
+        return on_bye(l, in);
     case MESHMSG_INFO:
         return on_info(m, l, in);
     case MESHMSG_SYNC_REQ:

@@ -3,7 +3,7 @@
  * Happy path: a key's last place goes because its owner said so → leaving_add → MESH_GONE_HOLD_MS pass without another
  * place (leaving_cancel) → ops->gone.
  * While a peer is unheard (its link is lost or its set not yet complete) the key may live there: the question is put
- * off, for at most MESH_LINK_DEAD_MS.  A client that is told PeerGone does not learn that peer again on its connection,
+ * off until its keys count as gone too, for at most MESH_LINK_DEAD_MS.  A client that is told PeerGone does not learn that peer again on its connection,
  * so one too many does harm and one late does not.
  * How it fails: without memory no gone is said. */
 #include "mesh/leaving.h"
@@ -59,7 +59,7 @@ static bool in_the_dark(const struct mesh *m)
 {
     for (uint32_t i = 1; i < m->n_peers; i++) {
         const struct peer *p = m->peers[i];
-        if (p->node && (p->link ? !p->synced : p->down_at != NEVER))
+        if (p->node && (p->link ? !p->synced : p->gone_at != NEVER))
             return true;
     }
     return false;

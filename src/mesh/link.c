@@ -70,6 +70,9 @@ static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
     p->link = NULL;
     p->synced = false;
     p->down_at = m->now;
+    p->gone_at =
+        m->now + (p->stopped ? MESH_STOPPED_MS : MESH_UNREACHABLE_MS) + mesh_random(m, PEER_GONE_JITTER_MS);
+    p->gone_cursor = 0;
     p->attempts = was_good ? 0 : p->attempts + 1;
     m->ops->node_link(m->ctx, p->index, 0);
     places_rank_changed(m, p);
@@ -174,7 +177,8 @@ static void link_use(struct mesh *m, struct link *l)
     l->state = LINK_UP;
     l->deadline = NEVER;
     p->link = l;
-    p->down_at = NEVER;
+    p->stopped = false;
+    p->down_at = p->gone_at = NEVER;
     p->dropping = false;
     p->redial = false;
     p->last_error[0] = 0;

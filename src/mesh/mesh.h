@@ -42,7 +42,8 @@ struct mesh_ops {
     void (*node_link)(void *ctx, uint32_t node, uint64_t link);
     /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
     void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
-    /* The key has left for certain (its owner announced it, no other location for MESH_GONE_HOLD_MS): tell clients
+    /* The key has left for certain (its owner announced it, no other location for MESH_GONE_HOLD_MS), or its node
+     * cannot be reached for long (MESH_UNREACHABLE_MS): tell clients
      * that heard from it PeerGone. */
     void (*gone)(void *ctx, const struct derp_key *key);
     /* A peer's node key was seen for the first time and is trusted from now on: store it. */
@@ -53,6 +54,8 @@ struct mesh_ops {
 
 enum {
     MESH_GONE_HOLD_MS = 3000,     /* wait for another location before PeerGone */
+    MESH_UNREACHABLE_MS = 10000,  /* a peer without a link for so long: PeerGone for its keys, paced */
+    MESH_STOPPED_MS = 5000,       /* the same for one that said it stops */
     MESH_AUTH_TIMEOUT_MS = 10000, /* HELLO and AUTH done by then */
     MESH_PING_MS = 1000,
     MESH_LINK_SUSPECT_MS = 1500,  /* no pong and nothing received: prefer other paths, say so */

@@ -171,15 +171,18 @@ void peer_tick(struct mesh *m, struct peer *p)
             mesh_log(m, MESH_LOG_WARN, "peer is gone, its keys are forgotten peer=%s keys=%u", p->name,
                      p->n_keys);
     }
-    if (p->dropping && places_drop(m, p, PEER_DROP_BATCH))
-        p->dropping = false;
+    if (m->now >= p->gone_at)
+        p->gone_at =
+            places_gone(m, p, &p->gone_cursor, PEER_GONE_BATCH) ? NEVER : m->now + PEER_GONE_EVERY_MS;
+    if (p->dropping && places_drop(m, p, PEER_DROP_BATCH, p->certain))
+        p->dropping = p->certain = false;
 }
 
 uint64_t peer_next(const struct mesh *m, const struct peer *p)
 {
     if (p->dropping)
         return m->now;
-    uint64_t next = p->dial_at;
+    uint64_t next = p->dial_at < p->gone_at ? p->dial_at : p->gone_at;
     if (p->down_at != NEVER && p->down_at + MESH_LINK_DEAD_MS < next)
         next = p->down_at + MESH_LINK_DEAD_MS;
     return next;
@@ -215,7 +218,7 @@ static struct peer *peer_add(struct mesh *m, const char *name)
     p->index = m->n_peers;
     p->self = m->n_peers == 0;
     p->preferred = !p->self && dials_first(m->peers[0]->name, name);
-    p->dial_at = p->down_at = NEVER;
+    p->dial_at = p->down_at = p->gone_at = NEVER;
     p->state = MESH_PEER_REMOVED;
     m->peers[m->n_peers++] = p;
     return p;
@@ -240,8 +243,8 @@ static void peer_remove(struct mesh *m, struct peer *p)
         }
     }
     p->attempts = 0;
-    p->down_at = NEVER;
-    p->dropping = true;
+    p->down_at = p->gone_at = NEVER;
+    p->dropping = p->certain = true;
     p->redial = false;
     peer_schedule(m, p);
     peer_note(m, p);

@@ -323,20 +323,38 @@ void places_sync_end(struct mesh *m, struct peer *p)
     p->syncing = false;
 }
 
-bool places_drop(struct mesh *m, struct peer *p, uint32_t max)
+bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain)
 {
-    old_forget(m, p, false);
+    old_forget(m, p, certain);
     p->syncing = false;
     for (; p->n_slots && max; max--) {
         uint32_t slot = --p->n_slots;
         if (p->slots[slot])
-            place_remove(m, p->slots[slot] - 1, p, false);
+            place_remove(m, p->slots[slot] - 1, p, certain);
     }
     if (p->n_slots)
         return false;
     slots_clear(&p->slots, &p->n_slots);
     p->set_boot = 0;
     return true;
+}
+
+bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max)
+{
+    for (; *cursor < p->n_slots && max; (*cursor)++, max--) {
+        if (!p->slots[*cursor])
+            continue;
+        void *v;
+        struct derp_key key = *keymap_at(m->places.keys, p->slots[*cursor] - 1, &v);
+        bool reachable = announce_local(m, &key);
+        for (struct place *l = v; l && !reachable; l = next_place(m, l))
+            reachable = peer_rank(m->peers[l->node]) > 0;
+        if (reachable)
+            continue;
+        m->count.gone++;
+        m->ops->gone(m->ctx, &key);
+    }
+    return *cursor >= p->n_slots;
 }
 
 static void gleaned_forget(struct mesh *m, struct peer *p)

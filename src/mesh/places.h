@@ -16,8 +16,10 @@ void place_down(struct mesh *m, struct peer *p, uint32_t slot);
 /* A full set begins: the former one stays usable until the end, then goes where it was not confirmed. */
 void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot);
 void places_sync_end(struct mesh *m, struct peer *p);
-/* Forgets at most max places of a peer, without saying gone.  True when none is left. */
-bool places_drop(struct mesh *m, struct peer *p, uint32_t max);
+/* Forgets at most max places of a peer; certain: its keys have left it for good.  True when none is left. */
+bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain);
+/* Says gone of at most max keys from slot *cursor on that have no other place which can be reached.  True at the end. */
+bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max);
 /* peer_rank has changed: routes of all its keys anew. */
 void places_rank_changed(struct mesh *m, struct peer *p);
 

@@ -25,6 +25,9 @@
 enum {
     PEER_KEYS_MAX = 1 << 20, /* slots of one peer, and of ourselves */
     PEERS_MAX = 0xffff,      /* a place names its peer in 16 bits */
+    PEER_GONE_BATCH = 512,   /* keys said to be gone at once, … */
+    PEER_GONE_EVERY_MS = 50, /* … so far apart: clients that lose a route dial their peers' homes */
+    PEER_GONE_JITTER_MS = 3000,
     PEER_DROP_BATCH = 16384, /* places dropped in one tick */
     GLEANED_MAX = 16384,
     LINK_NEW_MS = 3000,       /* two links younger than this: the preferred dialer's stays */
@@ -111,8 +114,13 @@ struct peer {
     struct link *dialing; /* dialled by us, not yet proven */
     uint64_t dial_at;
     unsigned attempts;
-    bool redial;      /* reached otherwise now: dial although a link is up */
-    uint64_t down_at; /* when the last link was lost; NEVER: no link was lost since the last drop */
+    bool stopped; /* its last word was that it stops */
+    bool certain; /* dropping: it is not in the map any more, its keys have left it */
+    bool redial;  /* reached otherwise now: dial although a link is up */
+    uint64_t
+        gone_at; /* without a link until then: its keys count as gone; NEVER: they do not, or it is said */
+    uint32_t gone_cursor; /* next slot to say gone of */
+    uint64_t down_at;     /* when the last link was lost; NEVER: no link was lost since the last drop */
 
     /* Its set as we know it: slot → position in the key map + 1. */
     uint32_t *slots, *old_slots; /* old_slots: the former set while a sync runs */

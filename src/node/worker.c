@@ -340,9 +340,12 @@ static void worker_stop(struct worker *w)
     if (w->stun_on)
         stun_udp_stop(&w->stun, NULL);
     link_io_stop(w);
-    for (uint32_t i = 0; i < w->relay.conns.n_slots; i++)
-        if (w->relay.conns.slot[i])
-            session_close(w->relay.conns.slot[i], STAT_CLOSED_ADMIN, "the node stops");
+    for (uint32_t i = 0; i < w->relay.conns.n_slots; i++) {
+        struct conn *c = w->relay.conns.slot[i];
+        /* a link's BYE may still have to leave: it ends by itself then, or when it stalls */
+        if (c && !(c->kind == CONN_LINK && c->stream.end_after_flush))
+            session_close(c, STAT_CLOSED_ADMIN, "the node stops");
+    }
     worker_stop_rest(w);
 }
 

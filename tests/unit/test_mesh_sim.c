@@ -464,7 +464,7 @@ static void test_gone(void **state)
     for (int i = 0; i < 3; i++)
         for (int k = 2; k <= 4; k++)
             assert_int_equal(w->node[i].gone[k], 0);
-    /* A node dies: its clients are not said to be gone, not even when their places are dropped. */
+    /* A node dies: its clients are said to be gone once, after it was unreachable for long. */
     world_client_up(w, 2, 5, true);
     world_run(w, w->now + 500);
     world_stop(w, 2, false, false);
@@ -472,9 +472,24 @@ static void test_gone(void **state)
     assert_int_equal(w->node[0].route[5], NODE_NONE);
     struct derp_key key = world_key(5);
     assert_int_equal(mesh_where(w->node[0].mesh, &key, NULL, 0), 1);
-    world_run(w, w->now + MESH_LINK_DEAD_MS + 5000);
-    assert_int_equal(mesh_where(w->node[0].mesh, &key, NULL, 0), 0);
+    world_run(w, w->now + MESH_UNREACHABLE_MS - 2000);
     assert_int_equal(w->node[0].gone[5] + w->node[1].gone[5], 0);
+    world_run(w, w->now + 2000 + PEER_GONE_JITTER_MS);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(w->node[i].gone[5], 1);
+    world_run(w, w->now + MESH_LINK_DEAD_MS);
+    assert_int_equal(mesh_where(w->node[0].mesh, &key, NULL, 0), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(w->node[i].gone[5], 1);
+    /* It is cut off for less than that: nothing is said. */
+    world_client_up(w, 1, 6, true);
+    world_run(w, w->now + 500);
+    world_stop(w, 1, false, false);
+    world_run(w, w->now + MESH_UNREACHABLE_MS - 4000);
+    world_start(w, 1, p.map);
+    world_client_up(w, 1, 6, true);
+    world_run(w, w->now + MESH_UNREACHABLE_MS + PEER_GONE_JITTER_MS);
+    assert_int_equal(w->node[0].gone[6], 0);
     cluster_free(&p);
 }
 
@@ -493,7 +508,7 @@ static void test_gone_after_sync(void **state)
             world_break(w, &w->conn[i], false);
     world_run(w, w->now + 500);
     world_client_down(w, 0, 1);
-    world_run(w, w->now + 8000);
+    world_run(w, w->now + 4500); /* back before it counts as unreachable */
     assert_int_equal(w->node[1].gone[1], 0); /* hears nothing of node 0 */
     assert_int_equal(w->node[2].gone[1], 1);
     memset(w->cut, 0, sizeof w->cut);
@@ -738,7 +753,7 @@ static void test_map_changes(void **state)
     world_run(w, w->now + 45000);
     check_all(w);
     assert_int_equal(world_index_of(&w->node[0], 3), index);
-    assert_int_equal(w->node[0].gone[3], 0);
+    assert_int_equal(w->node[0].gone[3], 1); /* a node that is taken out of the map loses its clients for good */
     world_free(w);
     world_map_free(p.map);
     world_map_free(moved);
