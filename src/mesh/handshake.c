@@ -54,7 +54,7 @@ void handshake_refuse(struct mesh *m, struct link *l, enum refusal why, const ch
     } else {
         ++*held;
     }
-    if (l->peer)
+    if (l->peer && !l->peer->link)
         peer_error(l->peer, "%s", text);
     link_end(m, l, LINK_END_CLOSE, MESHMSG_BYE_STOP, text);
 }
