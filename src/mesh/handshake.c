@@ -54,7 +54,7 @@ void handshake_refuse(struct mesh *m, struct link *l, enum refusal why, const ch
     } else {
         ++*held;
     }
-    if (l->peer)
+    if (l->peer && !l->peer->link)
         peer_error(l->peer, "%s", text);
     link_end(m, l, LINK_END_CLOSE, MESHMSG_BYE_STOP, text);
 }
@@ -95,11 +95,11 @@ void handshake_start(struct mesh *m, struct link *l)
         handshake_refuse(m, l, REFUSE_KEY, "reason=\"this node has no mesh key\" fix=\"set mesh_key_file\"");
         return;
     }
-    if (!l->dialer && !l->has_exporter && !m->accept_no_exporter) {
+    if (!l->has_exporter && !m->accept_no_exporter) {
         handshake_refuse(
             m, l, REFUSE_EXPORTER,
-            "reason=\"the connection came without TLS of its own\" fix=\"only a node behind a proxy that "
-            "ends TLS may accept that: set tls to off there\"");
+            "reason=\"the connection has no TLS of its own\" fix=\"only where a proxy ends TLS and this "
+            "node's settings say so\"");
         return;
     }
     if (l->dialer)

@@ -312,7 +312,7 @@ void mesh_link_closed(struct mesh *m, uint64_t id, const char *why, uint64_t now
         char text[200];
         snprintf(text, sizeof text, "closed before it was proven (%s): the log of %s says why", why,
                  l->peer->name);
-        mesh_log(m, MESH_LOG_WARN,
+        mesh_log(m, peer_error_level(l->peer, text),
                  "link closed before AUTH dialed=%s from=%s why=\"%s\" fix=\"see the log of %s\"",
                  l->peer->name, l->from, why, l->peer->name);
         link_end(m, l, LINK_END_CLOSED, MESHMSG_BYE_STOP, text);

@@ -83,7 +83,7 @@ struct mesh_config {
     const struct derpmap_node *self; /* in map */
     const struct mesh_pin *pins;     /* known node keys; copied */
     size_t n_pins;
-    bool accept_no_exporter; /* a proxy before this node ends TLS: accept links without exporter */
+    bool accept_no_exporter; /* links without TLS exporter are good enough: a proxy ends TLS on the way */
 };
 
 struct mesh *mesh_new(const struct mesh_config *config, uint64_t now); /* NULL without memory */

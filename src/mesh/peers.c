@@ -75,6 +75,12 @@ void peer_error(struct peer *p, const char *fmt, ...)
     va_end(ap);
 }
 
+enum mesh_log_level peer_error_level(const struct peer *p, const char *why)
+{
+    bool again = strncmp(p->last_error, why, sizeof p->last_error - 1) == 0 && p->attempts % 16 != 0;
+    return again ? MESH_LOG_DEBUG : MESH_LOG_WARN;
+}
+
 /* ---- pins ---- */
 
 const struct derp_key *pin_find(const struct mesh *m, const char *name)
@@ -148,9 +154,8 @@ void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t n
     m->now = now;
     if (!p)
         return;
-    bool again = strcmp(p->last_error, why) == 0 && p->attempts % 16 != 0;
-    mesh_log(m, again ? MESH_LOG_DEBUG : MESH_LOG_WARN, "cannot connect peer=%s why=\"%s\" attempts=%u",
-             p->name, why, p->attempts + 1);
+    mesh_log(m, peer_error_level(p, why), "cannot connect peer=%s why=\"%s\" attempts=%u", p->name, why,
+             p->attempts + 1);
     p->dial = 0;
     peer_error(p, "%s", why);
     peer_failed(m, p);

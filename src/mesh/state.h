@@ -238,6 +238,8 @@ struct peer *peer_by_dial(const struct mesh *m, uint64_t dial);
 int peer_rank(const struct peer *p);
 /* Notes a change of what mesh_peer_info.state says. */
 void peer_note(struct mesh *m, struct peer *p);
+/* WARN; DEBUG for what failed in the same way just before. */
+enum mesh_log_level peer_error_level(const struct peer *p, const char *why);
 void peer_error(struct peer *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Sets when to dial next, from all that is known of the peer. */
 void peer_schedule(struct mesh *m, struct peer *p);

@@ -40,6 +40,7 @@ struct world_node {
     /* What the ops were told. */
     uint32_t route[WORLD_KEYS];
     uint64_t node_link[WORLD_NODES + 1];
+    uint64_t lost;             /* how often a link was lost without another in its place */
     uint64_t gone[WORLD_KEYS]; /* how often */
     uint64_t gone_at[WORLD_KEYS];
     char last_log[700], last_warning[700];
@@ -342,6 +343,7 @@ static inline void world_op_node_link(void *ctx, uint32_t node, uint64_t link)
     struct world_node *n = ctx;
     int other = n->mesh ? world_of_index(n, node) : WORLD_NODES;
     n->node_link[other] = link;
+    n->lost += link == 0;
 }
 
 static inline void world_op_route(void *ctx, const struct derp_key *key, uint32_t node)

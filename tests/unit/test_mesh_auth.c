@@ -500,28 +500,21 @@ static void test_exporter(void **state)
 {
     (void)state;
     struct other o;
-    /* Without one, an accepted link needs the configuration; a dialled one was allowed by whoever dialled. */
-    for (int allowed = 0; allowed < 2; allowed++) {
-        struct victim *v = victim_new(1, NULL, 0, allowed);
+    /* Without one only where the configuration says so. */
+    for (int dials = 0; dials < 2; dials++) {
+        struct victim *v = victim_new(1, NULL, 0, true);
         other_init(&o);
         o.has_exporter = o.hello.has_exporter = false;
-        if (allowed) {
-            play(v, &o, false);
-            assert_int_not_equal(v->up, 0);
-        } else {
-            uint64_t link = open_link(v, false, NULL);
-            assert_int_equal(v->closed, link);
-            assert_int_equal(v->n_sent, 0);
-            assert_int_equal(counters(v).refused_exporter, 1);
-        }
+        play(v, &o, dials);
+        assert_int_not_equal(v->up, 0);
+        victim_free(v);
+        v = victim_new(1, NULL, 0, false);
+        uint64_t link = open_link(v, dials, NULL);
+        assert_int_equal(v->closed, link);
+        assert_int_equal(v->n_sent, 0);
+        assert_int_equal(counters(v).refused_exporter, 1);
         victim_free(v);
     }
-    struct victim *v = victim_new(1, NULL, 0, false);
-    other_init(&o);
-    o.has_exporter = o.hello.has_exporter = false;
-    play(v, &o, true);
-    assert_int_not_equal(v->up, 0);
-    victim_free(v);
 }
 
 static void test_replay_and_reflection(void **state)
@@ -728,6 +721,29 @@ static void test_no_mesh_key(void **state)
     uint64_t link = open_link(v, false, o.exporter);
     assert_int_equal(v->closed, link);
     victim_free(v);
+}
+
+/* In the middle of a rotation: the first of our keys that the other side takes, in both roles. */
+static void test_key_choice(void **state)
+{
+    (void)state;
+    for (int dials = 0; dials < 2; dials++) {
+        struct victim *v = victim_new(1, NULL, 0, false);
+        struct mesh_keys both = {.n = 2};
+        struct other o;
+        memset(both.key[0], 0x77, KEY_LEN); /* which the other does not have yet */
+        memset(both.key[1], 0x5a, KEY_LEN);
+        mesh_set_keys(v->mesh, &both, v->now);
+        other_init(&o);
+        uint64_t link = play(v, &o, dials);
+        assert_int_equal(v->up, link);
+        /* Without the key that proved it the link ends. */
+        both.n = 1;
+        mesh_set_keys(v->mesh, &both, v->now);
+        assert_int_equal(v->up, 0);
+        assert_int_equal(v->closed, link);
+        victim_free(v);
+    }
 }
 
 /* After the proof a second HELLO, malformed things and numbers from 0x40 on end the link, unknown ones below do not. */
@@ -974,6 +990,7 @@ int main(void)
         cmocka_unit_test(test_hello_length),
         cmocka_unit_test(test_slow_handshake),
         cmocka_unit_test(test_no_mesh_key),
+        cmocka_unit_test(test_key_choice),
         cmocka_unit_test(test_after_the_proof),
         cmocka_unit_test(test_altered_anywhere),
         cmocka_unit_test(test_man_in_the_middle),
