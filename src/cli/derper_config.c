@@ -380,25 +380,31 @@ static int fill(struct load *l)
     return 0;
 }
 
+static int load(struct load *l, int argc, char **argv, char *const *envp, bool *usage)
+{
+    *usage = true;
+    if (derper_flags_parse(&l->f, argc, argv, l->err, l->err_len) != DERPER_OK || take_address(l))
+        return -1;
+    l->manual = strcmp(text(l, DERPER_CERTMODE), "manual") == 0;
+    l->tls = l->port == 443 || l->manual;
+    warn_rest(l, argc, argv);
+    if (refuse(l))
+        return -1;
+    *usage = false;
+    l->c = config_load_env(envp, l->err, l->err_len);
+    return l->c ? fill(l) : -1;
+}
+
 struct config *derper_config(int argc, char **argv, char *const *envp, char *err, size_t err_len, bool *usage)
 {
     struct load l = {.err = err, .err_len = err_len};
 
-    *usage = true;
-    if (derper_flags_parse(&l.f, argc, argv, err, err_len) != DERPER_OK || take_address(&l))
-        return NULL;
-    l.manual = strcmp(text(&l, DERPER_CERTMODE), "manual") == 0;
-    l.tls = l.port == 443 || l.manual;
-    warn_rest(&l, argc, argv);
-    if (refuse(&l))
-        return NULL;
-    *usage = false;
-    l.c = config_load_env(envp, err, err_len);
-    if (!l.c)
-        return NULL;
-    if (fill(&l)) {
-        config_free(l.c);
-        return NULL;
-    }
-    return l.c;
+    if (load(&l, argc, argv, envp, usage) == 0)
+        return l.c;
+    /* Often the doubt is the reason: "-stun false -certmode manual" asks for Let's Encrypt. */
+    size_t have = strlen(err);
+    if (l.doubts[0] && have + 4 < err_len)
+        snprintf(err + have, err_len - have, "; %.*s", (int)strcspn(l.doubts, "\n"), l.doubts);
+    config_free(l.c);
+    return NULL;
 }
