@@ -24,6 +24,10 @@ int cli_status(int argc, char **argv);
 int cli_where(int argc, char **argv);
 int cli_version(int argc, char **argv);
 
+/* Started under the name derper: its flags, its defaults (derper.c). */
+bool cli_is_derper(const char *argv0);
+int cli_derper(int argc, char **argv);
+
 struct cli_command {
     const char *name;
     const char *help; /* one line */

@@ -1,6 +1,8 @@
 /* The program: one table of subcommands, one file each. */
 #include "cli/cli.h"
 
+#include <string.h>
+
 static const struct cli_command commands[] = {
     {"serve", "run a node, in the foreground", cli_serve},
     {"check", "check what serve would use: settings, map, keys, certificate, ports", cli_check},
@@ -14,5 +16,9 @@ static const struct cli_command commands[] = {
 
 int main(int argc, char **argv)
 {
+    if (cli_is_derper(argv[0]))
+        return cli_derper(argc, argv);
+    if (argc > 1 && strcmp(argv[1], "derper") == 0) /* the same without a link: for tests */
+        return cli_derper(argc - 1, argv + 1);
     return cli_dispatch(commands, sizeof(commands) / sizeof(commands[0]), argc, argv);
 }

@@ -14,6 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sodium.h>
+
 #include "node/config_parts.h"
 
 static const char default_file[] = "/etc/derpmesh/derpmesh.yaml";
@@ -235,10 +237,37 @@ fail:
     return NULL;
 }
 
+struct config *config_load_env(char *const *envp, char *err, size_t err_len)
+{
+    bool usage;
+    struct load l = {.err = err, .err_len = err_len, .usage = &usage, .c = calloc(1, sizeof(*l.c))};
+
+    if (!l.c || config_defaults(l.c))
+        fail(&l, "out of memory");
+    else if (env_read(&l, envp) == 0)
+        return l.c;
+    config_free(l.c);
+    return NULL;
+}
+
+static void derper_free(struct config_derper *d)
+{
+    if (!d)
+        return;
+    sodium_memzero(d->dev_key, sizeof(d->dev_key));
+    free(d->home);
+    free(d->names);
+    free(d->unpublished);
+    free(d);
+}
+
 void config_free(struct config *c)
 {
     if (!c)
         return;
+    derper_free(c->derper);
+    free(c->map_text);
+    free(c->doubts);
     free(c->map_file);
     free(c->node);
     free(c->state);

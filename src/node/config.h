@@ -15,7 +15,7 @@ enum config_tls { TLS_AUTO, TLS_MANUAL, TLS_ACME, TLS_OFF };
 
 /* ADDR:PORT; addr "" = the default (see listen in README), port -1 = off, 0 = as the map says. */
 struct config_listen {
-    char addr[64];
+    char addr[64]; /* "*": all, whatever the map says (derper's way) */
     int port;
 };
 
@@ -25,9 +25,29 @@ struct config_cidr {
     int bits;       /* 0…128 */
 };
 
+/* What derper's flags say and no setting of ours does (cli/derper_config.c makes it). */
+struct config_derper {
+    bool derp;                                    /* false: /derp is 404 */
+    bool dev;                                     /* dev_key is the node key, no file */
+    uint8_t dev_key[32];                          /* secret, of this process only */
+    char *home;                                   /* of /: "" (the page), "blank", or a URL to go to */
+    char *names, *unpublished;                    /* of /bootstrap-dns, comma-separated; "" for none */
+    double accept_limit;                          /* new TLS connections a second; infinite: no limit */
+    double accept_burst;                          /* how many at once */
+    int keepalive_s;                              /* TCP's, of accepted connections; -1: off */
+    int user_timeout_ms;                          /* TCP's; 0: the kernel's own */
+    struct config_cidr debug[CONFIG_PROXIES_MAX]; /* who may see /debug beside loopback and the tailnet */
+    int n_debug;
+};
+
+struct config;
+/* Reads the settings (again): config_load, or what stands in for it. */
+typedef struct config *(*config_loader)(int argc, char **argv, char *const *envp, char *err, size_t err_len,
+                                        bool *usage);
+
 struct config {
     char *map_file, *node; /* map, node */
-    char *state;           /* /var/lib/derpmesh */
+    char *state;           /* /var/lib/derpmesh; NULL: none, only under the name derper (no lock, no mesh) */
     char *key_file;        /* resolved: key_file, else STATE/node.key, else an existing derper.key */
     char *mesh_key_file;   /* NULL: no mesh */
     struct config_listen listen, listen_http, listen_stun;
@@ -47,6 +67,11 @@ struct config {
     uint32_t drain_timeout_ms;    /* 20 s */
     enum log_level log_level;
     enum log_format log_format;
+    /* Under the name derper; else NULL. */
+    struct config_derper *derper;
+    char *map_text;     /* the map itself instead of map_file */
+    char *doubts;       /* warnings about the flags, one a line */
+    config_loader load; /* for a reload; NULL: config_load */
 };
 
 /* Loads from argv (flags only: argv[0] is the first), the environment and the file.
@@ -54,7 +79,13 @@ struct config {
  * Unknown flags and keys are refused with the nearest known one.  *usage is set when the fault is in the
  * command line (exit code 2). */
 struct config *config_load(int argc, char **argv, char *const *envp, char *err, size_t err_len, bool *usage);
+/* Defaults and DERPMESH_* of the environment, without a file; what depends on other keys is not filled in.
+ * NULL with a sentence. */
+struct config *config_load_env(char *const *envp, char *err, size_t err_len);
 void config_free(struct config *c);
+
+/* n bytes: "10.0.0.0/8", "::1"; bits below the prefix are cleared.  0 or -1. */
+int config_cidr_parse(struct config_cidr *out, const char *text, size_t n);
 
 /* The table behind --help and the documents: one line a key.  Calls out for each in order. */
 void config_keys(void (*out)(void *ctx, const char *key, const char *def, const char *meaning), void *ctx);

@@ -173,10 +173,10 @@ static int set_proxies(struct config *c, const struct key *k, const char *text)
         if (n + loopback >= CONFIG_PROXIES_MAX)
             return -1;
         if (loopback) {
-            config_cidr(&list[n++], "127.0.0.0/8", 11);
-            config_cidr(&list[n++], "::1", 3);
+            config_cidr_parse(&list[n++], "127.0.0.0/8", 11);
+            config_cidr_parse(&list[n++], "::1", 3);
         } else if (!(len == 4 && memcmp(s, "none", len) == 0)) {
-            if (config_cidr(&list[n++], s, len))
+            if (config_cidr_parse(&list[n++], s, len))
                 return -1;
         }
         s += len;

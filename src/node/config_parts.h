@@ -35,8 +35,6 @@ void config_key_unknown(const char *name, enum config_place place, char *why, si
 int config_number(const char *text, uint64_t *out, const char **end);
 /* n bytes: "20s", "1m30s", "500ms", "0". */
 int config_duration(const char *text, size_t n, uint32_t *ms);
-/* n bytes: "10.0.0.0/8", "::1".  Bits below the prefix are cleared. */
-int config_cidr(struct config_cidr *out, const char *text, size_t n);
 /* How many processors this process may use, at least 1. */
 int config_cpus(void);
 

@@ -97,7 +97,7 @@ int config_listen_parse(struct config_listen *l, const char *text)
 }
 
 /* "10.0.0.0/8", "::1", n bytes of text.  Bits below the prefix are cleared. */
-int config_cidr(struct config_cidr *out, const char *text, size_t n)
+int config_cidr_parse(struct config_cidr *out, const char *text, size_t n)
 {
     char copy[64];
     uint64_t bits = 128;

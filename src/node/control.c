@@ -234,7 +234,8 @@ static int identity(struct control *c, struct mesh_config *mc, char *err, size_t
     clock_gettime(CLOCK_REALTIME, &t);
     uint64_t ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
     randombytes_buf(mc->instance, sizeof(mc->instance));
-    return keystore_boot(c->keystore, ms, &mc->boot, err, err_len);
+    mc->boot = ms;
+    return !c->keystore->state ? 0 : keystore_boot(c->keystore, ms, &mc->boot, err, err_len);
 }
 
 int control_start(struct control *c, char *err, size_t err_len)
@@ -251,7 +252,8 @@ int control_start(struct control *c, char *err, size_t err_len)
     };
     int rc = -1;
     struct mesh_pin *pins = NULL;
-    if (identity(c, &mc, err, err_len) != 0 || keystore_peers_load(c->keystore, &peers, err, err_len) != 0)
+    if (identity(c, &mc, err, err_len) != 0 ||
+        (c->keystore->state && keystore_peers_load(c->keystore, &peers, err, err_len) != 0))
         goto out;
     pins = calloc(peers.n + 1, sizeof(*pins));
     for (size_t i = 0; pins && i < peers.n; i++)

@@ -31,10 +31,10 @@ static const char lock_name[] = "lock";
 static char *state_path(const struct keystore *ks, const char *name)
 {
     char *out;
-    size_t n = strlen(ks->state);
+    const char *state = ks->state ? ks->state : "";
+    size_t n = strlen(state);
 
-    return asprintf(&out, "%s%s%s", ks->state, n && ks->state[n - 1] == '/' ? "" : "/", name) < 0 ? NULL
-                                                                                                  : out;
+    return asprintf(&out, "%s%s%s", state, n && state[n - 1] == '/' ? "" : "/", name) < 0 ? NULL : out;
 }
 
 /* ---- the directory ---- */
@@ -158,9 +158,11 @@ int keystore_node_key(const struct keystore *ks, const char *key_file, bool crea
         free(own);
         return keystore_fail(-ENOMEM, err, err_len, "out of memory");
     }
-    bool ours = strcmp(own, key_file) == 0;
+    bool ours = ks->state && strcmp(own, key_file) == 0;
     free(own);
-    rc = keystore_file_read(AT_FDCWD, key_file, key_file, KEY_FILE_MAX, 077, &text, &n, err, err_len);
+    /* derper does not look at the mode: whoever reads keys only does not either. */
+    rc = keystore_file_read(AT_FDCWD, key_file, key_file, KEY_FILE_MAX, ks->state ? 077 : 0, &text, &n, err,
+                            err_len);
     if (rc == -ENOENT && ours && create) {
         rc = node_key_make(ks, key_file, err, err_len);
         if (rc && rc != -EEXIST) /* someone was quicker: theirs counts */

@@ -16,7 +16,7 @@
 #include "proto/key.h"
 
 struct keystore {
-    char *state; /* the directory's path */
+    char *state; /* the directory's path; NULL: none, for reading keys only */
     int dir_fd;  /* open on it */
     int lock_fd; /* -1: not locked */
 };

@@ -5,6 +5,7 @@
  * the moment in which two threads find out at once; they are never lost. */
 #include "node/limits.h"
 
+#include <math.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,9 @@ void limits_init(struct login_limits *l, uint64_t seed)
     atomic_init(&l->max_clients, 0);
     atomic_init(&l->total, 0);
     atomic_init(&l->clients, 0);
+    atomic_init(&l->accept_interval, 0);
+    atomic_init(&l->accept_window, 0);
+    atomic_init(&l->accept_due, 0);
     for (int i = 0; i < LIMITS_BUCKETS; i++)
         atomic_init(&l->prefix[i], 0);
 }
@@ -93,6 +97,29 @@ void limits_set(struct login_limits *l, const struct config *c)
     atomic_store_explicit(&l->max_total, c->login_limit, memory_order_relaxed);
     atomic_store_explicit(&l->max_prefix, prefix, memory_order_relaxed);
     atomic_store_explicit(&l->max_clients, clients, memory_order_relaxed);
+    uint64_t interval = 0, window = 0;
+    if (c->derper && isfinite(c->derper->accept_limit)) {
+        interval = (uint64_t)fmin(1e9 / c->derper->accept_limit, 1e15) + 1;
+        window = (uint64_t)fmin((double)interval * c->derper->accept_burst, 1e18);
+    }
+    atomic_store_explicit(&l->accept_window, window, memory_order_relaxed);
+    atomic_store_explicit(&l->accept_interval, interval, memory_order_relaxed);
+}
+
+bool limits_accept(struct login_limits *l, uint64_t now)
+{
+    uint64_t interval = atomic_load_explicit(&l->accept_interval, memory_order_relaxed), next;
+    uint64_t window = atomic_load_explicit(&l->accept_window, memory_order_relaxed);
+    uint64_t due = atomic_load_explicit(&l->accept_due, memory_order_relaxed);
+    if (interval == 0)
+        return true;
+    do {
+        next = (due > now ? due : now) + interval;
+        if (next - now > window)
+            return false;
+    } while (!atomic_compare_exchange_weak_explicit(&l->accept_due, &due, next, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
 }
 
 /* An IPv4 address whole, of an IPv6 address the /64. */

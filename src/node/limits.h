@@ -19,6 +19,8 @@ struct login_limits {
     _Atomic uint32_t max_clients;
     _Atomic uint32_t total;
     _Atomic uint32_t clients;
+    /* New connections in time (limits_accept): each moves due by interval, which may be window ahead of now. */
+    _Atomic uint64_t accept_interval, accept_window, accept_due; /* ns; interval 0: no limit */
     _Atomic uint16_t prefix[LIMITS_BUCKETS];
 };
 
@@ -33,6 +35,8 @@ enum limits_answer { LIMITS_OK, LIMITS_TOTAL, LIMITS_PREFIX };
 /* Counts one more, unless that is too many. */
 enum limits_answer limits_login_enter(struct login_limits *l, const struct conn_addr *a);
 void limits_login_leave(struct login_limits *l, const struct conn_addr *a);
+/* Whether one more connection may be accepted now (ns); false: it is to wait. */
+bool limits_accept(struct login_limits *l, uint64_t now);
 /* A login became a client: false if there are too many. */
 bool limits_client_enter(struct login_limits *l);
 void limits_client_leave(struct login_limits *l);

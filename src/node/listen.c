@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -121,7 +122,9 @@ static int plan_one(struct listen_at *a, enum listen_kind kind, const struct con
         snprintf(a->text, sizeof(a->text), "off");
         return 0;
     }
-    if (!l->addr[0]) {
+    if (strcmp(l->addr, "*") == 0) {
+        any_address(&a->addr);
+    } else if (!l->addr[0]) {
         default_address(&a->addr, self);
     } else if (!parse_ip(&a->addr, l->addr)) {
         snprintf(err, err_len, "%s: \"%s\" is no IP address; write ADDR:PORT, :PORT or off",
@@ -147,6 +150,12 @@ int listen_plan(struct listen_plan *p, const struct config *c, const struct derp
         return -1;
     struct listen_at *derp = &p->at[LISTEN_DERP], *web = &p->at[LISTEN_HTTP];
     web->optional = http_default;
+    p->at[LISTEN_STUN].optional = c->derper != NULL; /* derper goes on without it too, and does not say so */
+    p->tcp = (struct listen_tcp){.set = c->derper != NULL};
+    if (c->derper) {
+        p->tcp.keepalive_s = c->derper->keepalive_s;
+        p->tcp.user_timeout_ms = c->derper->user_timeout_ms;
+    }
     if (web->on && derp->on && web->port == derp->port && web->optional) {
         web->on = false; /* the DERP port itself answers there */
         snprintf(web->text, sizeof(web->text), "off");
@@ -221,8 +230,21 @@ void listen_close(struct listen_fds *fds, int n)
             }
 }
 
-static int open_kind(struct listen_at *a, enum listen_kind kind, struct listen_fds *fds, int n, char *err,
-                     size_t err_len)
+/* None of these is worth a refusal. */
+static void set_tcp(int fd, const struct listen_tcp *t)
+{
+    int on = t->keepalive_s >= 0, every = 15;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    if (on) {
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &t->keepalive_s, sizeof(t->keepalive_s));
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
+    }
+    if (t->user_timeout_ms > 0)
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &t->user_timeout_ms, sizeof(t->user_timeout_ms));
+}
+
+static int open_kind(struct listen_at *a, enum listen_kind kind, const struct listen_tcp *tcp,
+                     struct listen_fds *fds, int n, char *err, size_t err_len)
 {
     if (listen_probe(a, kind, err, err_len) != 0)
         return -1;
@@ -232,6 +254,8 @@ static int open_kind(struct listen_at *a, enum listen_kind kind, struct listen_f
             explain(a, kind, -fd, err, err_len);
             return -1;
         }
+        if (tcp->set && kinds[kind].type == SOCK_STREAM)
+            set_tcp(fd, tcp);
         fds[i].fd[kind] = fd;
     }
     return 0;
@@ -248,7 +272,7 @@ int listen_open(struct listen_plan *p, struct listen_fds *fds, int n, char *err,
         struct listen_at *a = &p->at[k];
         if (!a->on)
             continue;
-        if (open_kind(a, (enum listen_kind)k, fds, n, err, err_len) == 0)
+        if (open_kind(a, (enum listen_kind)k, &p->tcp, fds, n, err, err_len) == 0)
             continue;
         if (!a->optional) {
             listen_close(fds, n);

@@ -25,7 +25,15 @@ struct listen_at {
     char text[LISTEN_TEXT]; /* "[::]:443"; "off" */
 };
 
+/* Options that accepted connections inherit from the listening socket. */
+struct listen_tcp {
+    bool set;
+    int keepalive_s;     /* -1: off */
+    int user_timeout_ms; /* 0: the kernel's own */
+};
+
 struct listen_plan {
+    struct listen_tcp tcp;
     struct listen_at at[LISTEN_KINDS];
 };
 

@@ -94,6 +94,8 @@ int reload_keep(struct config *fresh, const struct config *old, const char *self
             keep_text(&fresh->cert_dir, old->cert_dir) != 0)
             return -1;
     }
+    if (fresh->derper && old->derper) /* a throw-away key lives as long as the process */
+        memcpy(fresh->derper->dev_key, old->derper->dev_key, sizeof(old->derper->dev_key));
     if (fresh->node && strcmp(fresh->node, self_id) != 0 && !same_text(fresh->node, old->node))
         add_text(kept, len, ", ", "node");
     /* By name from now on: a new map may have more nodes that could be us. */
@@ -213,7 +215,8 @@ static void on_work(uv_work_t *work)
     struct reload *r = work->data;
     bool usage;
     char kept[256], warn[RELOAD_TEXT];
-    struct config *c = config_load(r->argc, r->argv, r->envp, r->err, sizeof(r->err), &usage);
+    config_loader load = r->old->config->load ? r->old->config->load : config_load;
+    struct config *c = load(r->argc, r->argv, r->envp, r->err, sizeof(r->err), &usage);
     if (!c)
         return;
     if (reload_keep(c, r->old->config, r->old->self->id, kept, sizeof(kept)) != 0) {

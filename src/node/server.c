@@ -273,6 +273,16 @@ static int start_threads(struct server *sv, char *err, size_t err_len)
     return 0;
 }
 
+/* derper has no such socket: where it cannot be had, its users miss nothing. */
+static int start_admin(struct server *sv, const struct config *c, char *err, size_t err_len)
+{
+    int rc = admin_start(&sv->admin, &sv->control, &sv->reload, c->admin, err, err_len);
+    if (rc == 0 || !c->derper)
+        return rc;
+    log_info("serve", "no derpmesh status for this one: %s", err);
+    return 0;
+}
+
 /* After the loop has been made; err says what failed. */
 static int run(struct server *sv, const struct config *c, char *err, size_t err_len)
 {
@@ -284,8 +294,7 @@ static int run(struct server *sv, const struct config *c, char *err, size_t err_
         log_warn("serve", "%s", warn);
     limits_set(&sv->limits, c);
     if (make_workers(sv, (uint32_t)c->workers, err, err_len) != 0 ||
-        control_start(&sv->control, err, err_len) != 0 ||
-        admin_start(&sv->admin, &sv->control, &sv->reload, c->admin, err, err_len) != 0 ||
+        control_start(&sv->control, err, err_len) != 0 || start_admin(sv, c, err, err_len) != 0 ||
         metrics_start(&sv->metrics, &sv->control, &c->metrics, err, err_len) != 0)
         return -1;
     if (start_threads(sv, err, err_len) != 0)
@@ -344,11 +353,12 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
         sv->fds[i] = (struct listen_fds){{-1, -1, -1}};
     randombytes_buf(&seed, sizeof(seed));
     limits_init(&sv->limits, seed);
-    if (keystore_open(&sv->keystore, config->state, true, err, err_len) != 0) {
+    sv->keystore = (struct keystore){.dir_fd = -1, .lock_fd = -1};
+    if (config->state && keystore_open(&sv->keystore, config->state, true, err, err_len) != 0) {
         config_free(config);
         goto out;
     }
-    if (keystore_lock(&sv->keystore, err, err_len) != 0) {
+    if (config->state && keystore_lock(&sv->keystore, err, err_len) != 0) {
         config_free(config);
         goto close;
     }

@@ -154,6 +154,10 @@ static bool trusted_proxy(const struct worker *w, const struct conn_addr *a)
 
 void session_accept(struct worker *w, struct worker_listener *l)
 {
+    if (l->port_kind == HTTP_MAIN && !limits_accept(w->limits, uv_hrtime())) {
+        l->pending = true; /* the worker's tick tries again */
+        return;
+    }
     struct conn *c = calloc(1, sizeof(*c));
     struct login *login = calloc(1, sizeof(*login));
     if (!c || !login || stream_init(&c->stream, &w->io, &login_ops) != 0) {

@@ -139,6 +139,16 @@ struct derpmap *site_map_load(const char *file, char *err, size_t err_len, char 
     return map;
 }
 
+/* A map that nobody wrote: nothing in it is worth a warning. */
+static struct derpmap *map_of_text(const char *text, char *err, size_t err_len)
+{
+    struct text_error at;
+    struct derpmap *map = derpmap_parse(text, strlen(text), &at);
+    if (!map)
+        snprintf(err, err_len, "%s", at.msg);
+    return map;
+}
+
 static void list_names(char *out, size_t len, const struct derpmap *map)
 {
     size_t at = 0;
@@ -204,16 +214,26 @@ struct tls_server_params site_tls_params(const struct config *c, const struct de
     };
 }
 
+static int load_node_key(struct site *s, char *err, size_t err_len)
+{
+    const struct config *c = s->config;
+    struct keystore ks = {.state = NULL, .dir_fd = -1, .lock_fd = -1};
+    bool created;
+    if (c->derper && c->derper->dev) {
+        key_pair_from_secret(&s->node_key, c->derper->dev_key);
+        return 0;
+    }
+    if (c->state && keystore_open(&ks, c->state, true, err, err_len) != 0)
+        return -1;
+    int rc = keystore_node_key(&ks, c->key_file, c->state != NULL, &s->node_key, &created, err, err_len);
+    keystore_close(&ks);
+    return rc;
+}
+
 static int load_keys(struct site *s, char *err, size_t err_len)
 {
     const struct config *c = s->config;
-    struct keystore ks;
-    bool created;
-    if (keystore_open(&ks, c->state, true, err, err_len) != 0)
-        return -1;
-    int rc = keystore_node_key(&ks, c->key_file, true, &s->node_key, &created, err, err_len);
-    keystore_close(&ks);
-    if (rc != 0)
+    if (load_node_key(s, err, err_len) != 0)
         return -1;
     sodium_bin2hex(s->node_key_hex, sizeof(s->node_key_hex), s->node_key.pub.b, KEY_LEN);
     if (c->mesh_key_file && keystore_mesh_keys(c->mesh_key_file, &s->mesh_keys, err, err_len) != 0)
@@ -256,7 +276,10 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
     memset(s, 0, sizeof(*s));
     atomic_init(&s->refs, 1);
     s->config = config;
-    s->map = site_map_load(config->map_file, err, err_len, warn, warn_len);
+    if (config->doubts)
+        add_line(warn, warn_len, "%s", config->doubts);
+    s->map = config->map_text ? map_of_text(config->map_text, err, err_len)
+                              : site_map_load(config->map_file, err, err_len, warn, warn_len);
     if (!s->map)
         goto fail;
     s->self = site_find_self(s->map, config->node, err, err_len);
