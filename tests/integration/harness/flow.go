@@ -92,20 +92,24 @@ func (tr *Traffic) Faults() []string {
 // A packet: source, destination, number in the pair, length, filler, CRC.
 const packetMin = 20
 
-// SendTo sends the pair's next packet, of the given size.
-func (m *Member) SendTo(o *Member, size int) error {
-	m.sendMu.Lock()
-	defer m.sendMu.Unlock()
+func packet(from, to int, seq uint32, size int) []byte {
 	b := make([]byte, max(size, packetMin))
-	seq := m.sent[o.self]
-	binary.BigEndian.PutUint32(b[0:], uint32(m.self))
-	binary.BigEndian.PutUint32(b[4:], uint32(o.self))
+	binary.BigEndian.PutUint32(b[0:], uint32(from))
+	binary.BigEndian.PutUint32(b[4:], uint32(to))
 	binary.BigEndian.PutUint32(b[8:], seq)
 	binary.BigEndian.PutUint32(b[12:], uint32(len(b)))
 	for i := 16; i < len(b)-4; i++ {
 		b[i] = byte(i) ^ byte(seq)
 	}
 	binary.BigEndian.PutUint32(b[len(b)-4:], crc32.ChecksumIEEE(b[:len(b)-4]))
+	return b
+}
+
+// SendTo sends the pair's next packet, of the given size.
+func (m *Member) SendTo(o *Member, size int) error {
+	m.sendMu.Lock()
+	defer m.sendMu.Unlock()
+	b := packet(m.self, o.self, m.sent[o.self], size)
 	if err := m.Send(o.Pub, b); err != nil {
 		return err
 	}
