@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum {
-    STALL_KEEP_MS = 250,
+    STALL_KEEP_MS = 1000,
     RECORD_MAX = 16384,
     WRITE_SLACK = 64 << 10,
     KEY_UPDATES_MIN = 16,
