@@ -48,8 +48,7 @@ struct cli_flag {
 };
 /* Sorts the arguments (argv[1] and on) into flags and at most max operands; a lone "-" is an operand.  How many operands there are;
  * -1 after a complaint (CLI_USAGE). */
-int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv,
-              const char **operands, int max);
+int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv, const char **operands, int max);
 
 /* The table of settings that serve and check take, for --help. */
 void cli_settings_help(void);

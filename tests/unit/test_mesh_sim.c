@@ -508,7 +508,7 @@ static void test_gone_after_sync(void **state)
             world_break(w, &w->conn[i], false);
     world_run(w, w->now + 500);
     world_client_down(w, 0, 1);
-    world_run(w, w->now + 4500); /* back before it counts as unreachable */
+    world_run(w, w->now + 4500);             /* back before it counts as unreachable */
     assert_int_equal(w->node[1].gone[1], 0); /* hears nothing of node 0 */
     assert_int_equal(w->node[2].gone[1], 1);
     memset(w->cut, 0, sizeof w->cut);
@@ -761,7 +761,8 @@ static void test_map_changes(void **state)
     world_run(w, w->now + 45000);
     check_all(w);
     assert_int_equal(world_index_of(&w->node[0], 3), index);
-    assert_int_equal(w->node[0].gone[3], 1); /* a node that is taken out of the map loses its clients for good */
+    assert_int_equal(w->node[0].gone[3],
+                     1); /* a node that is taken out of the map loses its clients for good */
     world_free(w);
     world_map_free(p.map);
     world_map_free(moved);
