@@ -938,6 +938,18 @@ static void test_gap(void **state)
     cluster_free(&p);
 }
 
+/* The client that the sync would tell next changes just now. */
+static void change_at_cursor(struct world *w)
+{
+    struct mesh *m = w->node[0].mesh;
+    uint32_t cursor = m->n_links ? m->links[0]->sync_cursor : SLOT_NONE;
+    if (cursor == SLOT_NONE)
+        return;
+    struct derp_key key = m->slot[cursor].key;
+    mesh_client_home(m, &key, !m->slot[cursor].home, w->now);
+    world_touch(w, 0);
+}
+
 /* A hundred thousand keys: never much under way at once, all of them there, memory as told; and fresh ones do not wait
  * for the end of the sync. */
 static void test_large_set(void **state)
@@ -965,9 +977,19 @@ static void test_large_set(void **state)
     assert_int_equal(world_of_index(&w->node[1], w->node[1].route[1]), 0);
     mesh_peer(w->node[1].mesh, index, &info);
     assert_false(info.synced);
-    while (mesh_peer(w->node[1].mesh, index, &info) && !info.synced && w->now < end)
+    while (mesh_peer(w->node[1].mesh, index, &info) && !info.synced && w->now < end) {
+        change_at_cursor(w);
         world_run(w, w->now + 5);
+    }
     assert_true(info.synced);
+    world_run(w, w->now + 1500);
+    mesh_peer(w->node[1].mesh, index, &info);
+    for (int k = 0; k < KEYS; k++) {
+        struct derp_key key = world_key(WORLD_KEYS + k);
+        struct mesh_location at;
+        assert_int_equal(mesh_where(w->node[1].mesh, &key, &at, 1), 1);
+        assert_int_equal(at.home, announce_local(w->node[0].mesh, &key)->home);
+    }
     assert_int_equal(info.n_keys, KEYS + 1);
     struct mesh_counters c;
     mesh_counters(w->node[1].mesh, &c);
