@@ -119,6 +119,7 @@ def listen(map_file, region):
 def send(map_file, region, key, text):
     client = Client(map_file, region)
     peer, times, answer = bytes.fromhex(key.split(":", 1)[1]), [], b""
+    time.sleep(0.3)  # all nodes know of this client now; packets are never sent again here
     for _ in range(10):
         start = time.perf_counter()
         client.write(SEND, peer + text.encode())

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12.  Idempotent: what is there is left alone.
 #
-# usage: install-deps.sh [--list] [build] [check] [go] [docker]        (nothing named: all)
+# usage: install-deps.sh [--list] [build] [clang] [check] [go] [docker]        (nothing named: all)
 #
-#   build   compilers, CMake, Ninja, the libraries
-#   check   clang-format, shellcheck, Python
-#   go      Go, and Tailscale's derper and derpprobe, built into build/tools
+#   build   gcc, CMake, Ninja, the libraries, Python for the demonstration
+#   clang   the second compiler, with its sanitizers and fuzzer
+#   check   clang-format, shellcheck
+#   go      Go, and Tailscale's derper and derpprobe, built into build/tools; what the tests with them need
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
 #
 # Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
@@ -15,10 +16,11 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-BUILD=(gcc libc6-dev clang libclang-rt-14-dev llvm cmake ninja-build pkg-config
+BUILD=(gcc libc6-dev cmake ninja-build pkg-config python3
     libuv1-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libcmocka-dev)
+CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
-GO=(ca-certificates git)
+GO=(ca-certificates git openssl)
 DOCKER=(debootstrap)
 GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
 
@@ -28,6 +30,7 @@ installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -
 missing_packages() {
     local wanted=() package
     case " $GROUPS_WANTED " in *' build '*) wanted+=("${BUILD[@]}") ;; esac
+    case " $GROUPS_WANTED " in *' clang '*) wanted+=("${CLANG[@]}") ;; esac
     case " $GROUPS_WANTED " in *' check '*) wanted+=("${CHECK[@]}") ;; esac
     case " $GROUPS_WANTED " in *' go '*)
         wanted+=("${GO[@]}")
@@ -47,7 +50,7 @@ missing_packages() {
 
 install_packages() {
     local missing=()
-    have dpkg-query || die "this is no Debian: install by hand what corresponds to: ${BUILD[*]} ${CHECK[*]}"
+    have dpkg-query || die "this is no Debian: install by hand what corresponds to: ${BUILD[*]} ${CLANG[*]} ${CHECK[*]}"
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -gt 0 ] || return 0
     have apt-get || die "no apt-get here; missing packages: ${missing[*]}"
@@ -93,11 +96,11 @@ main() {
     for group in "$@"; do
         case $group in
         --list) list=true ;;
-        build | check | go | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
-        *) die "usage: install-deps.sh [--list] [build] [check] [go] [docker]" ;;
+        build | clang | check | go | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
+        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [docker]" ;;
         esac
     done
-    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build check go docker'
+    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go docker'
     if $list; then
         missing_packages
         return

@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-STAGES=(format includes build-gcc build-clang unit asan tsan fuzz integration integration-asan docker demo)
+STAGES=(format includes build-gcc build-clang unit asan tsan fuzz integration integration-asan docker demo bench)
 QUICK=(format includes unit)
 LOGS=$ROOT/build/logs
 LONG=${DERPMESH_LONG:-}
@@ -33,9 +33,9 @@ stage_limit() {
 stage_deps() {
     case $1 in
     format | includes) echo check ;;
-    integration | integration-asan) echo build check go ;;
-    docker) echo docker check ;;
-    demo) echo build check ;;
+    build-clang | fuzz) echo build clang ;;
+    integration | integration-asan | bench) echo build go ;;
+    docker) echo build docker ;;
     *) echo build ;;
     esac
 }
@@ -261,7 +261,7 @@ stage_integration-asan() {
         -run '^(TestFrames|TestLogin|TestBadInput|TestPages|TestSTUN|TestAcross|TestPeerGone|TestMove|TestKill|TestBadFiles)$'
 }
 
-# ---- docker, demo ----
+# ---- docker, demo, bench ----
 
 stage_docker() {
     local out rc=0 passed
@@ -273,6 +273,25 @@ stage_docker() {
 }
 
 stage_demo() { counted demo bash scripts/demo.sh --once; }
+
+# That it measures; what it measures is for people, on a machine that does nothing else.
+run_bench() {
+    local out rc=0 how=(--quick)
+    [ -z "$LONG" ] || how=()
+    out=$(mktemp)
+    bash bench/run.sh "${how[@]}" 2>&1 | tee "$out" || rc=$?
+    { [ "$rc" = 0 ] && grep -q derpmesh "$out" && grep -q derper "$out" && grep -q floor "$out"; } || rc=1
+    rm -f "$out"
+    return "$rc"
+}
+
+stage_bench() {
+    go_use
+    cmake_build release
+    DERPER_BIN=$(tailscale_tool derper)
+    export DERPER_BIN
+    counted bench run_bench
+}
 
 # ---- running stages ----
 
@@ -302,6 +321,7 @@ run_stage() {
     FAILED=$((FAILED + failed))
     if [ "$failed" = 0 ]; then
         printf '%spassed%s  %-17s %5d tests  %4d s\n' "$C_GREEN" "$C_OFF" "$name" "$passed" $((SECONDS - start))
+        [ "$name" != bench ] || sed 's/^/    | /' "$log" | tail -n 40
     else
         printf '%sFAILED%s  %-17s %5d tests  %4d s  %d failed; the end of build/logs/%s.log:\n' "$C_RED" "$C_OFF" \
             "$name" $((passed + failed)) $((SECONDS - start)) "$failed" "$name"
