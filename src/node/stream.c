@@ -486,6 +486,7 @@ static void read_tls(struct stream *s)
         size_t start = have, got;
         int r = 1;
         io->write_len = 0;
+        ERR_clear_error(); /* SSL_get_error takes what others left there for its own */
         while (STREAM_PLAIN_SIZE - have >= RECORD_MAX &&
                (r = SSL_read_ex(s->ssl, io->plain_buf + have, STREAM_PLAIN_SIZE - have, &got)) == 1)
             have += got;
