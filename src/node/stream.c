@@ -124,11 +124,16 @@ static void end_tls(struct stream *s, const char *what)
     end_with(s, STREAM_END_TLS, s->detail_buf ? s->detail_buf : what);
 }
 
-static void loss_count(struct stream *s, const struct sendq_loss *loss)
+static bool over_budget(const struct stream *s)
+{
+    return s->io->pool.held > s->io->budget;
+}
+
+/* tight: the queue was kept short because the budget was used up. */
+static void loss_count(struct stream *s, const struct sendq_loss *loss, bool tight)
 {
     if (loss->full)
-        stats_add(s->io->stats, s->io->pool.held > s->io->budget ? STAT_DROP_BUDGET : STAT_DROP_QUEUE_FULL,
-                  loss->full);
+        stats_add(s->io->stats, tight ? STAT_DROP_BUDGET : STAT_DROP_QUEUE_FULL, loss->full);
     if (loss->old)
         stats_add(s->io->stats, STAT_DROP_QUEUE_OLD, loss->old);
     if (loss->no_memory)
@@ -316,7 +321,7 @@ static void flush(struct stream *s)
             break;
         write_out(s);
     }
-    loss_count(s, &loss);
+    loss_count(s, &loss, false);
     if (s->end_after_flush && s->in_flight == 0 && s->q.bytes == 0)
         end_with(s, STREAM_END_LOCAL, s->detail);
 }
@@ -335,7 +340,7 @@ static void on_prepare(uv_prepare_t *h)
 /* How many bytes the queue may hold now: more for a receiver that keeps taking, less when the loop's budget is used up. */
 static uint32_t queue_limit(struct stream *s)
 {
-    if (s->io->pool.held > s->io->budget)
+    if (over_budget(s))
         return SENDQ_LIMIT / 4;
     uint64_t now = uv_now(s->io->loop);
     if (s->q.bytes == 0)
@@ -346,10 +351,11 @@ static uint32_t queue_limit(struct stream *s)
 void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len)
 {
     struct sendq_loss loss = {0};
+    bool tight = over_budget(s);
     if (s->closing)
         return;
     sendq_push(&s->q, &s->io->pool, cls, sender, run, len, queue_limit(s), uv_now(s->io->loop), &loss);
-    loss_count(s, &loss);
+    loss_count(s, &loss, tight);
     flush_later(s);
 }
 
@@ -357,11 +363,12 @@ void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const
                   size_t head_len, const uint8_t *body, size_t body_len)
 {
     struct sendq_loss loss = {0};
+    bool tight = over_budget(s);
     if (s->closing)
         return;
     sendq_push2(&s->q, &s->io->pool, cls, sender, head, head_len, body, body_len, queue_limit(s),
                 uv_now(s->io->loop), &loss);
-    loss_count(s, &loss);
+    loss_count(s, &loss, tight);
     flush_later(s);
 }
 
@@ -486,6 +493,7 @@ static void read_tls(struct stream *s)
         size_t start = have, got;
         int r = 1;
         io->write_len = 0;
+        ERR_clear_error(); /* SSL_get_error takes what others left there for its own */
         while (STREAM_PLAIN_SIZE - have >= RECORD_MAX &&
                (r = SSL_read_ex(s->ssl, io->plain_buf + have, STREAM_PLAIN_SIZE - have, &got)) == 1)
             have += got;
