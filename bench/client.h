@@ -27,9 +27,10 @@ struct client {
     SSL *ssl;
     struct key_pair key;
     struct client *peer; /* the other end of the pair */
-    bool logged_in, sends, wants_out;
-    uint64_t seq;      /* sender: next to send; receiver: next expected */
-    const uint8_t *in; /* ciphertext that OpenSSL has not read yet */
+    bool logged_in, sends;
+    uint64_t rests_until; /* 0: reads as fast as it can */
+    uint64_t seq;         /* sender: next to send; receiver: next expected */
+    const uint8_t *in;    /* ciphertext that OpenSSL has not read yet */
     size_t in_len;
     uint8_t *out; /* ciphertext that the socket has not taken yet */
     size_t out_off, out_len, out_cap;

@@ -32,12 +32,12 @@ enum {
     CHECK_LEN = 8,
     WARM_UP_LOGINS = 20
 };
-static const uint64_t second = 1000000000, slip_ns = 5000000, drain_quiet_ns = 300000000;
+static const uint64_t second = 1000000000, slip_ns = 5000000, drain_quiet_ns = 300000000, rest_ns = 500000;
 
 struct options {
     const char *addr, *host;
     int pairs, size, idle, pid;
-    double rate, seconds, warm;
+    double rate, seconds, warm, slow;
     bool plain;
 };
 
@@ -99,10 +99,9 @@ static struct mark mark_now(const struct load *l)
 
 /* ---- clients ---- */
 
-static void watch(struct load *l, struct client *c, int op, bool out)
+static void watch(struct load *l, struct client *c, int op, uint32_t events)
 {
-    struct epoll_event ev = {.events = out ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = c};
-    c->wants_out = out;
+    struct epoll_event ev = {.events = events, .data.ptr = c};
     epoll_ctl(l->epoll, op, c->fd, &ev);
 }
 
@@ -161,7 +160,7 @@ static void send_due(struct load *l, struct client *c)
     if (put_packet(l, c) < 0 || client_flush(c) < 0)
         lost(l, c);
     else if (client_waiting(c) > 0)
-        watch(l, c, EPOLL_CTL_MOD, true);
+        watch(l, c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
 }
 
 /* Sends all that is due.  Returns ns until the next is. */
@@ -217,22 +216,44 @@ static void on_frame(void *ctx, struct client *c, const struct frame *f)
     }
 }
 
+/* A slow receiver does not read again before its rate allows. */
+static void rest(struct load *l, struct client *c, double bytes)
+{
+    c->rests_until = l->read_at + (uint64_t)(bytes / l->o.slow * 1e9);
+    watch(l, c, EPOLL_CTL_MOD, 0);
+}
+
+static void wake_rested(struct load *l)
+{
+    uint64_t now = now_ns();
+    for (int i = 1; i < l->n_clients; i += 2) {
+        struct client *c = &l->client[i];
+        if (c->fd < 0 || c->rests_until == 0 || (c->rests_until > now && l->sending))
+            continue;
+        c->rests_until = 0;
+        watch(l, c, EPOLL_CTL_MOD, EPOLLIN);
+    }
+}
+
 static void on_event(struct load *l, struct client *c, uint32_t events)
 {
     bool flat_out = c->sends && l->o.rate <= 0;
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
         l->read_at = l->last_arrival = now_ns();
+        uint64_t before = l->bytes;
         if (client_read(c, on_frame, l) < 0) {
             lost(l, c);
             return;
         }
+        if (l->o.slow > 0 && l->sending && !c->sends)
+            rest(l, c, (double)(l->bytes - before));
     }
     if (!(events & EPOLLOUT))
         return;
     if ((flat_out ? send_batch(l, c) : client_flush(c)) < 0)
         lost(l, c);
     else if (client_waiting(c) == 0 && !(flat_out && l->sending))
-        watch(l, c, EPOLL_CTL_MOD, false);
+        watch(l, c, EPOLL_CTL_MOD, EPOLLIN);
 }
 
 static void turn(struct load *l, uint64_t wait_ns)
@@ -253,6 +274,10 @@ static void run_until(struct load *l, uint64_t end)
 {
     while (now_ns() < end) {
         uint64_t wait = l->o.rate > 0 ? send_paced(l) : second / 10;
+        if (l->o.slow > 0) {
+            wake_rested(l);
+            wait = wait < rest_ns ? wait : rest_ns;
+        }
         turn(l, wait);
     }
 }
@@ -261,6 +286,7 @@ static void run_until(struct load *l, uint64_t end)
 static void drain(struct load *l)
 {
     l->sending = false;
+    wake_rested(l);
     uint64_t begin = l->last_arrival = now_ns();
     for (uint64_t t = begin; t < l->last_arrival + drain_quiet_ns && t < begin + 5 * second; t = now_ns()) {
         if (l->received == l->sent)
@@ -295,7 +321,7 @@ static int run_traffic(struct load *l)
         struct client *c = &l->client[i];
         c->sends = i % 2 == 0;
         c->peer = &l->client[i ^ 1];
-        watch(l, c, EPOLL_CTL_ADD, c->sends && l->o.rate <= 0);
+        watch(l, c, EPOLL_CTL_ADD, c->sends && l->o.rate <= 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
     }
     l->sending = true;
     l->due = now_ns();
@@ -337,6 +363,7 @@ static const char usage[] = "usage: load --addr IP:PORT [OPTIONS]\n"
                             "  --rate N        packets a second in all; 0: as fast as TCP takes them [0]\n"
                             "  --seconds S     time measured [5]\n"
                             "  --warm S        time before it [0.5]\n"
+                            "  --slow BYTES    receivers read at most that much a second, each\n"
                             "  --idle N        instead of traffic: N logins that stay idle\n"
                             "  --pid PID       the relay: its CPU time and memory are printed too\n";
 
@@ -345,7 +372,7 @@ static int parse(struct options *o, int argc, char **argv)
     static const struct option names[] = {
         {"addr", 1, 0, 'a'}, {"host", 1, 0, 'h'}, {"plain", 0, 0, 'p'}, {"pairs", 1, 0, 'n'},
         {"size", 1, 0, 's'}, {"rate", 1, 0, 'r'}, {"warm", 1, 0, 'w'},  {"seconds", 1, 0, 't'},
-        {"idle", 1, 0, 'i'}, {"pid", 1, 0, 'P'},  {0, 0, 0, 0},
+        {"idle", 1, 0, 'i'}, {"pid", 1, 0, 'P'},  {"slow", 1, 0, 'S'},  {0, 0, 0, 0},
     };
     *o = (struct options){.host = "bench.test", .pairs = 10, .size = 1400, .seconds = 5, .warm = 0.5};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
@@ -376,6 +403,9 @@ static int parse(struct options *o, int argc, char **argv)
             break;
         case 'i':
             o->idle = atoi(optarg);
+            break;
+        case 'S':
+            o->slow = atof(optarg);
             break;
         case 'P':
             o->pid = atoi(optarg);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "mesh/routes.h"
+#include "node/pause.h"
 #include "node/stream.h"
 #include "proto/key.h"
 
@@ -52,8 +53,7 @@ struct conn {
     struct conn *wheel_prev, *wheel_next;
     uint32_t wheel_slot;
     uint64_t keepalive_at; /* client: ms */
-    struct conn *paused_next;
-    bool is_paused;
+    struct pause pause;
 };
 
 static inline struct conn *conn_of(struct stream *s)

@@ -77,10 +77,10 @@ static enum sendq_class class_of(const struct run *run)
 }
 
 /* The sender fills a queue faster than it drains: read it a little later. */
-static void slow_down(struct relay *r, const struct run *run)
+static void slow_down(struct relay *r, const struct run *run, struct conn *full)
 {
     if (run->from)
-        r->ops->slow_down(r->ctx, run->from);
+        r->ops->slow_down(r->ctx, run->from, full);
     else if (run->from_ref.gen)
         r->ops->slow_down_other(r->ctx, &run->from_ref);
 }
@@ -98,7 +98,7 @@ static void to_client(struct relay *r, const struct run *run, struct conn *c)
     stats_add(r->stats, STAT_PACKET_BYTES_OUT, run->len - run->packets * (FRAME_HEADER_LEN + KEY_LEN));
     stream_send(&c->stream, class_of(run), run->sender, run->start, run->len);
     if (stream_congested(&c->stream))
-        slow_down(r, run);
+        slow_down(r, run, c);
 }
 
 static void to_link(struct relay *r, const struct run *run, struct conn *link, const struct node_id *dst_node)
@@ -118,7 +118,7 @@ static void to_link(struct relay *r, const struct run *run, struct conn *link, c
         off += FRAME_HEADER_LEN + len;
     }
     if (stream_congested(&link->stream))
-        slow_down(r, run);
+        slow_down(r, run, link);
 }
 
 /* Adds the run to this turn's batch for another worker. */
@@ -139,7 +139,7 @@ static void to_worker(struct relay *r, const struct run *run, const struct conn_
     size_t need = b->len + sizeof(head) + run->len;
     if (need > RELAY_BATCH_MAX) {
         drop(r, STAT_DROP_INBOX_FULL, run->packets);
-        slow_down(r, run);
+        slow_down(r, run, NULL);
         return;
     }
     if (need > b->cap) {

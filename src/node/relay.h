@@ -42,8 +42,8 @@ struct relay_ops {
     void (*glean)(void *ctx, const struct derp_key *key, const struct node_id *node);
     /* A control frame's payload came on a link. */
     void (*link_control)(void *ctx, struct conn *c, const uint8_t *payload, size_t len);
-    /* Read this connection again a moment later. */
-    void (*slow_down)(void *ctx, struct conn *c);
+    /* Read c again when full has drained, or a moment later.  full NULL: what is full is not a connection of this worker. */
+    void (*slow_down)(void *ctx, struct conn *c, struct conn *full);
     /* The same for one of another worker. */
     void (*slow_down_other)(void *ctx, const struct conn_ref *from);
     /* Close c, counted under why. */

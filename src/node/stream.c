@@ -322,6 +322,11 @@ static void flush(struct stream *s)
         write_out(s);
     }
     loss_count(s, &loss, false);
+    if (s->awaited && s->q.bytes < STREAM_RELIEVED) {
+        s->awaited = false;
+        if (s->io->relieved)
+            s->io->relieved(s);
+    }
     if (s->end_after_flush && s->in_flight == 0 && s->q.bytes == 0)
         end_with(s, STREAM_END_LOCAL, s->detail);
 }
@@ -386,7 +391,7 @@ void stream_send_raw(struct stream *s, const void *bytes, size_t len)
 
 bool stream_congested(const struct stream *s)
 {
-    return s->q.bytes > SENDQ_LIMIT * 3 / 4;
+    return s->q.bytes > STREAM_CONGESTED;
 }
 
 void stream_finish(struct stream *s)

@@ -30,7 +30,9 @@ enum {
     STREAM_READ_SIZE = 256 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
     STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
-    STREAM_NOTSENT_LOWAT = 128 << 10
+    STREAM_NOTSENT_LOWAT = 128 << 10,
+    STREAM_CONGESTED = 192 << 10, /* in the queue: its senders had better wait until it is flushed */
+    STREAM_RELIEVED = 64 << 10    /* drained so far that more may come */
 };
 
 /* What all streams of one loop share.  Owner: the thread that runs the loop. */
@@ -44,8 +46,9 @@ struct stream_io {
     size_t write_len, write_cap;
     const uint8_t *bio_in;
     size_t bio_in_len;
-    struct stream *flush; /* touched in this turn */
-    size_t budget;        /* bytes of chunks that the queues of this loop may hold together */
+    struct stream *flush;               /* touched in this turn */
+    void (*relieved)(struct stream *s); /* the queue of a stream that was awaited has drained; may be NULL */
+    size_t budget;                      /* bytes of chunks that the queues of this loop may hold together */
     uv_prepare_t prepare;
     BIO_METHOD *bio_method;
 };
@@ -93,6 +96,7 @@ struct stream {
     uint8_t end;          /* enum stream_end */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush, paused;
+    bool awaited; /* set by the owner: tell io->relieved */
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */

@@ -17,8 +17,6 @@
 #include "node/log.h"
 #include "node/session.h"
 
-enum { PAUSE_MS = 1 };
-
 /* ---- towards the control thread and the other workers ---- */
 
 void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, bool flag)
@@ -113,18 +111,17 @@ static void relay_link_control(void *ctx, struct conn *c, const uint8_t *payload
     inbox_post(w->control, m);
 }
 
-static void relay_slow_down(void *ctx, struct conn *c)
+static void relay_slow_down(void *ctx, struct conn *c, struct conn *full)
 {
     struct worker *w = ctx;
-    if (c->is_paused || c->stream.closing)
-        return;
-    c->is_paused = true;
-    c->paused_next = w->paused;
-    w->paused = c;
-    stream_pause(&c->stream);
-    stats_add(&w->stats, STAT_READ_PAUSES, 1);
-    if (!uv_is_active((uv_handle_t *)&w->pause_timer))
-        uv_timer_start(&w->pause_timer, w->on_pause_over, PAUSE_MS, 0);
+    if (pause_start(&w->pauses, c, full))
+        stats_add(&w->stats, STAT_READ_PAUSES, 1);
+}
+
+static void on_relieved(struct stream *s)
+{
+    struct conn *c = conn_of(s);
+    pause_relieve(&c->worker->pauses, c);
 }
 
 static void relay_slow_down_other(void *ctx, const struct conn_ref *from)
@@ -161,29 +158,13 @@ static const struct relay_ops relay_ops = {.catch_up = relay_catch_up,
                                            .slow_down_other = relay_slow_down_other,
                                            .close = relay_close};
 
-static void on_pause_over(uv_timer_t *t)
-{
-    struct worker *w = t->data;
-    while (w->paused) {
-        struct conn *c = w->paused;
-        w->paused = c->paused_next;
-        c->is_paused = false;
-        stream_resume(&c->stream);
-    }
-}
-
 /* ---- connections ---- */
 
 void worker_conn_free(struct conn *c)
 {
     struct worker *w = c->worker;
     wheel_remove(&w->wheel, c);
-    if (c->is_paused) {
-        struct conn **at = &w->paused;
-        while (*at != c)
-            at = &(*at)->paused_next;
-        *at = c->paused_next;
-    }
+    pause_forget(&w->pauses, c);
     conn_remove(&w->relay.conns, c);
     stats_sub(&w->stats, STAT_CONNECTIONS, 1);
     stats_add(&w->stats, STAT_CLOSES, 1);
@@ -250,7 +231,7 @@ static void slow_down_ref(struct worker *w, const struct conn_ref *ref)
 {
     struct conn *c = conn_get(&w->relay.conns, ref->slot, ref->gen);
     if (c)
-        relay_slow_down(w, c);
+        relay_slow_down(w, c, NULL);
 }
 
 static void handle_control(struct worker *w, struct inbox_msg *m)
@@ -323,7 +304,7 @@ void worker_stop_rest(struct worker *w)
         return;
     w->rest_stopped = true;
     uv_close((uv_handle_t *)&w->tick, NULL);
-    uv_close((uv_handle_t *)&w->pause_timer, NULL);
+    pauses_stop(&w->pauses);
     uv_close((uv_handle_t *)&w->check, NULL);
     stream_io_stop(&w->io);
     inbox_stop(&w->inbox);
@@ -377,13 +358,13 @@ static int init_handles(struct worker *w, const struct worker_params *p)
     if (err)
         return err;
     uv_timer_init(&w->loop, &w->tick);
-    uv_timer_init(&w->loop, &w->pause_timer);
+    pauses_init(&w->pauses, &w->loop);
     uv_check_init(&w->loop, &w->check);
-    w->tick.data = w->pause_timer.data = w->check.data = w;
-    w->on_pause_over = on_pause_over;
+    w->tick.data = w->check.data = w;
     err = inbox_init(&w->inbox, &w->loop, on_message, w);
     if (!err)
         err = stream_io_init(&w->io, &w->loop, &w->stats, p->budget);
+    w->io.relieved = on_relieved;
     return err;
 }
 

@@ -49,10 +49,9 @@ struct worker {
     struct worker_listener listeners[WORKER_LISTEN_MAX];
     struct stun_udp stun;
     bool stun_on, started, stopping, rest_stopped;
-    uv_timer_t tick, pause_timer;
+    uv_timer_t tick;
     uv_check_t check;
-    uv_timer_cb on_pause_over;
-    struct conn *paused;
+    struct pauses pauses;
     uint64_t last_slowed; /* generation: one IN_SLOW_DOWN a turn */
 };
 
