@@ -51,7 +51,7 @@ GROUPS = {
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "stats", "http", "systemd", "oneshot", "clients"}
+LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "stats", "http", "systemd", "oneshot", "clients"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
@@ -67,6 +67,7 @@ NODE = {
     "clients": set(),
     "sendq": {"buf"},
     "heard": {"conn"},
+    "pause": {"conn"},
     "wheel": {"conn"},
     # settings, keys, names, certificates
     "config": {"suggest"},
@@ -77,13 +78,13 @@ NODE = {
     "site": {"keystore", "listen", "tls"},
     # a connection and the hot path
     "stream": {"buf", "sendq", "stats", "tls"},
-    "conn": {"stream"},
+    "conn": {"pause", "stream"},
     "inbox": {"conn", "site"},
     "limits": {"conn"},
     "relay": {"conn", "heard", "inbox", "stats"},
     "stun_udp": {"stats"},
     # a worker: the header is what its connections stand on, the source is above them
-    "worker.h": {"conn", "inbox", "relay", "site", "stats", "stun_udp", "wheel"},
+    "worker.h": {"conn", "inbox", "pause", "relay", "site", "stats", "stun_udp", "wheel"},
     "worker.c": {"http", "limits", "link_io", "session", "stream"},
     "session": {"http", "limits", "link_io", "login", "stream", "worker"},
     "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},

@@ -74,10 +74,11 @@ static inline void rig_on_control(void *ctx, struct conn *c, const uint8_t *payl
     memcpy(g->asked.control_bytes, payload, len < sizeof(g->asked.control_bytes) ? len : 0);
 }
 
-static inline void rig_on_slow_down(void *ctx, struct conn *c)
+static inline void rig_on_slow_down(void *ctx, struct conn *c, struct conn *full)
 {
     struct rig *g = ctx;
     (void)c;
+    (void)full;
     g->asked.slow_down++;
 }
 
@@ -277,9 +278,9 @@ static inline uint8_t *rig_more(struct rig_bytes *f, size_t n)
     while (f->n + n > f->cap) {
         f->cap = f->cap ? f->cap * 2 : 4096;
         f->b = realloc(f->b, f->cap);
-        if (!f->b)
-            abort();
     }
+    if (!f->b)
+        abort();
     f->n += n;
     return f->b + f->n - n;
 }
