@@ -141,7 +141,7 @@ stage_unit() {
 
 stage_asan() {
     need cmake ninja gcc ctest
-    export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
+    export ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
     unit_tests asan
 }
 

@@ -187,8 +187,11 @@ int fields_parse_int(const char *s, size_t n, int *out)
     char copy[16], *end;
     size_t digits = n - (n && *s == '-');
 
-    if (digits == 0 || digits > 10 || strspn(s + (n - digits), "0123456789") < digits)
+    if (digits == 0 || digits > 10)
         return -1;
+    for (size_t i = n - digits; i < n; i++) /* s is a view: nothing ends it */
+        if (s[i] < '0' || s[i] > '9')
+            return -1;
     if (s[n - digits] == '0' && digits > 1)
         return -1;
     memcpy(copy, s, n);
