@@ -341,11 +341,13 @@ bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain)
 
 bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max)
 {
-    for (; *cursor < p->n_slots && max; (*cursor)++, max--) {
-        if (!p->slots[*cursor])
+    uint32_t end = p->n_slots + p->n_old;
+    for (; *cursor < end && max; (*cursor)++, max--) {
+        uint32_t at = *cursor < p->n_slots ? p->slots[*cursor] : p->old_slots[*cursor - p->n_slots];
+        if (!at)
             continue;
         void *v;
-        struct derp_key key = *keymap_at(m->places.keys, p->slots[*cursor] - 1, &v);
+        struct derp_key key = *keymap_at(m->places.keys, at - 1, &v);
         bool reachable = announce_local(m, &key);
         for (struct place *l = v; l && !reachable; l = next_place(m, l))
             reachable = peer_rank(m->peers[l->node]) > 0;
@@ -354,7 +356,7 @@ bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_
         m->count.gone++;
         m->ops->gone(m->ctx, &key);
     }
-    return *cursor >= p->n_slots;
+    return *cursor >= end;
 }
 
 static void gleaned_forget(struct mesh *m, struct peer *p)

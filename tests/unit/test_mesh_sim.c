@@ -524,6 +524,34 @@ static void test_gone_after_sync(void **state)
     cluster_free(&p);
 }
 
+/* A key that moves to a node of which we hear nothing at the moment. */
+static void test_no_gone_in_the_dark(void **state)
+{
+    (void)state;
+    struct pair p = cluster_up(38, 3);
+    struct world *w = p.w;
+    int side;
+    world_client_up(w, 0, 1, true);
+    world_run(w, w->now + 500);
+    w->cut[1][2] = w->cut[2][1] = true;
+    world_break(w, world_conn_of(w, w->node[2].node_link[1], &side), false);
+    world_run(w, w->now + 100);
+    world_client_down(w, 0, 1);
+    world_client_up(w, 1, 1, true);
+    world_run(w, w->now + MESH_GONE_HOLD_MS + 2000);
+    assert_int_equal(w->node[2].route[1], NODE_NONE);
+    memset(w->cut, 0, sizeof w->cut);
+    for (int i = 1; i < 3; i++) {
+        w->node[i].mesh->peers[world_index_of(&w->node[i], 3 - i)]->dial_at = w->now;
+        world_touch(w, i);
+    }
+    world_run(w, w->now + 20000);
+    check_all(w);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(w->node[i].gone[1], 0);
+    cluster_free(&p);
+}
+
 static void test_slot_reuse_evicts(void **state)
 {
     (void)state;
@@ -864,6 +892,14 @@ static void test_gleaning(void **state)
     assert_int_equal(world_of_index(x, x->route[1]), 2);
     assert_int_equal(mesh_where(x->mesh, &key, at, 4), 2);
     assert_true(at[1].gleaned && !at[0].gleaned);
+    /* … even if its link is suspect. */
+    int side;
+    struct world_conn *conn = world_conn_of(w, x->node_link[2], &side);
+    conn->silent = true;
+    world_run(w, w->now + 3000);
+    assert_int_equal(world_of_index(x, x->route[1]), 2);
+    conn->silent = false;
+    world_run(w, w->now + 3000);
     /* Refreshed it lives on, then it ends by itself; no gone for that. */
     world_run(w, w->now + 100000);
     glean(w, 0, 1, 1);
@@ -1059,6 +1095,7 @@ int main(void)
         cmocka_unit_test(test_moves_and_homes),
         cmocka_unit_test(test_gone),
         cmocka_unit_test(test_gone_after_sync),
+        cmocka_unit_test(test_no_gone_in_the_dark),
         cmocka_unit_test(test_slot_reuse_evicts),
         cmocka_unit_test(test_one_way_firewall),
         cmocka_unit_test(test_both_dial_at_once),
