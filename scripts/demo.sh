@@ -40,6 +40,16 @@ fail() {
     die "the demonstration failed: $*"
 }
 
+# logged NAME COMMAND...: its output is shown only if it fails.
+logged() {
+    local log=$ROOT/build/logs/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "failed: $*"
+    fi
+}
+
 # On the way out, whatever the reason: end what was started, by process id.
 clean_up() {
     local pid
@@ -217,14 +227,14 @@ main() {
         esac
         shift
     done
+    mkdir -p "$ROOT/build/logs"
     if $install && [ -n "$(bash "$ROOT/scripts/install-deps.sh" --list build)" ]; then
         title "Installing what the build needs"
-        bash "$ROOT/scripts/install-deps.sh" build
+        logged demo-install bash "$ROOT/scripts/install-deps.sh" build
     fi
     need cmake ninja gcc python3
     title "Building"
-    cmake_build release derpmesh >"$ROOT/build/demo-build.log" 2>&1 ||
-        { tail -n 30 "$ROOT/build/demo-build.log" >&2 && die "derpmesh does not build"; }
+    logged demo-build cmake_build release derpmesh
     tick "$("$DERPMESH" version | head -n 1)"
     DIR=$(mktemp -d "${TMPDIR:-/tmp}/derpmesh-demo.XXXXXX")
     trap clean_up EXIT
