@@ -40,6 +40,16 @@ fail() {
     die "the demonstration failed: $*"
 }
 
+# logged NAME COMMAND...: its output is shown only if it fails.
+logged() {
+    local log=$ROOT/build/logs/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "failed: $*"
+    fi
+}
+
 # On the way out, whatever the reason: end what was started, by process id.
 clean_up() {
     local pid
@@ -185,10 +195,11 @@ show_map() {
     grep -q sha256-raw: "$DIR/export.hujson" || fail "the exported map has no pins"
 }
 
-# Everything ends in order, or it was not all fine.
+# stop_regions KNOWN: everything ends in order, or it was not all fine.  KNOWN: after Ctrl-C, which the nodes
+# have got from the terminal themselves; a second signal would end them at once.
 stop_regions() {
     local i
-    kill -INT "${PIDS[@]}" 2>/dev/null || true # after Ctrl-C they know already
+    $1 || kill -INT "${PIDS[@]}"
     for i in 0 1 2; do wait "${PIDS[$i]}" || fail "${NODES[$i]} ended with exit code $?"; done
     PIDS=()
 }
@@ -198,7 +209,8 @@ stay() {
     note "  cd $DIR"
     note "  $DERPMESH status --admin fra-1.sock --watch"
     note "  $DERPMESH probe --map derpmap.json --watch"
-    trap 'echo; stop_regions; exit 0' INT TERM
+    trap 'echo; stop_regions true; exit 0' INT
+    trap 'stop_regions false; exit 0' TERM
     wait -n "${PIDS[@]}" || true
     fail "a region has ended by itself"
 }
@@ -217,14 +229,14 @@ main() {
         esac
         shift
     done
+    mkdir -p "$ROOT/build/logs"
     if $install && [ -n "$(bash "$ROOT/scripts/install-deps.sh" --list build)" ]; then
         title "Installing what the build needs"
-        bash "$ROOT/scripts/install-deps.sh" build
+        logged demo-install bash "$ROOT/scripts/install-deps.sh" build
     fi
     need cmake ninja gcc python3
     title "Building"
-    cmake_build release derpmesh >"$ROOT/build/demo-build.log" 2>&1 ||
-        { tail -n 30 "$ROOT/build/demo-build.log" >&2 && die "derpmesh does not build"; }
+    logged demo-build cmake_build release derpmesh
     tick "$("$DERPMESH" version | head -n 1)"
     DIR=$(mktemp -d "${TMPDIR:-/tmp}/derpmesh-demo.XXXXXX")
     trap clean_up EXIT
@@ -234,7 +246,7 @@ main() {
     show_path
     show_map
     $once || stay
-    stop_regions
+    stop_regions false
     printf '\n%sAll of it was so.%s\n' "$C_GREEN" "$C_OFF"
 }
 
