@@ -44,7 +44,7 @@ struct options {
 /* Between the two marks. */
 struct mark {
     uint64_t time, received, bytes, sent;
-    double cpu;
+    double cpu, own_cpu;
     long rss_kb;
 };
 
@@ -94,6 +94,7 @@ static struct mark mark_now(const struct load *l)
 {
     struct mark m = {.time = now_ns(), .received = l->received, .bytes = l->bytes, .sent = l->sent};
     process_use(l->o.pid, &m.cpu, &m.rss_kb);
+    m.own_cpu = (double)clock() / CLOCKS_PER_SEC;
     return m;
 }
 
@@ -297,19 +298,22 @@ static void drain(struct load *l)
 
 static void print_traffic(const struct load *l, const struct mark *a, const struct mark *b)
 {
-    double secs = (double)(b->time - a->time) / 1e9;
-    double got = (double)(b->received - a->received), cpu = b->cpu - a->cpu;
-    double gb = (double)(b->bytes - a->bytes) / 1e9;
+    double secs = (double)(b->time - a->time) / 1e9, cpu = b->cpu - a->cpu;
+    double got = (double)(b->received - a->received), gb = (double)(b->bytes - a->bytes) / 1e9;
     double loss = l->sent ? 100.0 * (double)(l->sent - l->received) / (double)l->sent : 0;
-    printf("pairs=%d size=%d rate=%.0f seconds=%.2f offered_pps=%.0f delivered_pps=%.0f loss_pct=%.3f "
-           "held=%llu wrong=%llu closed=%llu p50_us=%.0f p99_us=%.0f p999_us=%.0f",
-           l->o.pairs, l->o.size, l->o.rate, secs, (double)(b->sent - a->sent) / secs, got / secs, loss,
-           (unsigned long long)l->held, (unsigned long long)l->wrong, (unsigned long long)l->closed,
-           (double)histogram_at(&l->latency, 0.5) / 1e3, (double)histogram_at(&l->latency, 0.99) / 1e3,
-           (double)histogram_at(&l->latency, 0.999) / 1e3);
+    printf(
+        "pairs=%d size=%d rate=%.0f seconds=%.2f offered_pps=%.0f delivered_pps=%.0f loss_pct=%.3f held=%llu "
+        "wrong=%llu closed=%llu own_cpu_pct=%.0f",
+        l->o.pairs, l->o.size, l->o.rate, secs, (double)(b->sent - a->sent) / secs, got / secs, loss,
+        (unsigned long long)l->held, (unsigned long long)l->wrong, (unsigned long long)l->closed,
+        100 * (b->own_cpu - a->own_cpu) / secs);
+    if (got > 0)
+        printf(" p50_us=%.0f p99_us=%.0f p999_us=%.0f", (double)histogram_at(&l->latency, 0.5) / 1e3,
+               (double)histogram_at(&l->latency, 0.99) / 1e3, (double)histogram_at(&l->latency, 0.999) / 1e3);
     if (l->o.pid > 0)
-        printf(" cpu_s=%.2f cpu_s_per_gb=%.3f cpu_us_per_packet=%.2f", cpu, gb > 0 ? cpu / gb : 0,
-               got > 0 ? cpu * 1e6 / got : 0);
+        printf(" cpu_s=%.2f", cpu);
+    if (l->o.pid > 0 && got > 0)
+        printf(" cpu_s_per_gb=%.3f cpu_us_per_packet=%.2f", cpu / gb, cpu * 1e6 / got);
     printf("\n");
 }
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures derpmesh beside Tailscale's derper and the floor (the least that a relay can cost), in one run.
 #
-#   bench/run.sh [--quick] [--workers N] [--size BYTES] [--only NAME]      about 3 minutes; --quick 45 seconds
+#   bench/run.sh [--quick] [--rounds N] [--workers N] [--size BYTES] [--only NAME]     about 3 minutes; --quick 45 seconds
 #
-# The relay runs on core 0, the load generator on core 1.  Only ratios within one run mean anything on another machine.
+# The relay runs on core 0, the load generator on core 1.  Of all rounds the best figure is shown, for each program alike:
+# what else the machine does only ever makes them worse.  Only ratios within one run mean anything on another machine.
 #   BUILD_DIR   where derpmesh, load and floor were built   [build/release]
 #   DERPER_BIN  a derper; else build/tools/derper, built by go install if it is not there
 set -euo pipefail
@@ -11,14 +12,15 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${BUILD_DIR:-$root/build/release}
 derper_version=v1.102.5
-seconds=6 idle=1000 rates="10000 20000 40000" workers=1 size=1400 only=
+rounds=2 seconds=6 idle=1000 rates="10000 20000 40000" workers=1 size=1400 only=
 while [ $# -gt 0 ]; do
     case $1 in
-    --quick) seconds=2 idle=300 ;;
+    --quick) rounds=1 seconds=2 idle=300 ;;
+    --rounds) rounds=$2; shift ;;
     --workers) workers=$2; shift ;;
     --size) size=$2; shift ;;
     --only) only=$2; shift ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
     shift
 done
@@ -71,10 +73,17 @@ start() {
 load() { taskset -c 1 "$build/bench/load" --addr "127.0.0.1:$port" --pid "$pid" --size "$size" "$@"; }
 
 declare -A got
-# Keeps the fields of a line as got[PREFIX.FIELD].
+# Keeps the fields of a line as got[PREFIX.FIELD], unless an earlier round was better.
 keep() {
-    local pair
-    for pair in $2; do got[$1.${pair%%=*}]=${pair#*=}; done
+    local pair key value better
+    for pair in $2; do
+        key=$1.${pair%%=*} value=${pair#*=}
+        case $key in
+        *_pps | *.wrong | *.closed) better='>' ;;
+        *) better='<' ;;
+        esac
+        if [ -z "${got[$key]:-}" ] || awk "BEGIN { exit !($value $better ${got[$key]}) }"; then got[$key]=$value; fi
+    done
 }
 
 # All measurements of one relay; a fresh process for the idle clients.
@@ -92,8 +101,7 @@ measure() {
 floor() {
     local line
     line=$("$build/bench/floor" tls 1 "$2" "$size" "$((seconds > 4 ? 4 : seconds))")
-    got[$1.cpu_s_per_gb]=$(sed -n 's/.* cpu \([0-9.]*\) s.*/\1/p' <<<"$line")
-    got[$1.delivered_pps]=$(sed -n 's/.* \([0-9.]*\) kpps.*/\1/p' <<<"$line" | awk '{ printf "%.0f", $1 * 1000 }')
+    keep "$1" "$(sed -n 's/.* \([0-9.]*\) kpps, cpu \([0-9.]*\) s.*/delivered_pps=\1e3 cpu_s_per_gb=\2/p' <<<"$line")"
 }
 
 g() { echo "${got[$1]:--}"; }
@@ -113,7 +121,7 @@ report() {
         "$(g gathered.cpu_s_per_gb)" "$(g each.cpu_s_per_gb)"
     row "flat out: packets/s offered" "$(g derpmesh.full.offered_pps)" "$(g derper.full.offered_pps)" "" ""
     row "flat out: packets/s delivered" "$(g derpmesh.full.delivered_pps)" "$(g derper.full.delivered_pps)" \
-        "$(g gathered.delivered_pps)" "$(g each.delivered_pps)"
+        "$(g gathered.delivered_pps | sed s/e3/000/)" "$(g each.delivered_pps | sed s/e3/000/)"
     row "flat out: lost, %" "$(g derpmesh.full.loss_pct)" "$(g derper.full.loss_pct)" "" ""
     row "flat out: p50 / p99, ms" "$(ms derpmesh.full)" "$(ms derper.full)" "" ""
     for rate in $rates; do
@@ -121,6 +129,7 @@ report() {
         row "$rate/s: p50 / p99, ms" "$(ms "derpmesh.$rate")" "$(ms "derper.$rate")" "" ""
         row "$rate/s: lost, %" "$(g "derpmesh.$rate.loss_pct")" "$(g "derper.$rate.loss_pct")" "" ""
     done
+    row "generator's CPU, % ($rate/s)" "$(g "derpmesh.$rate.own_cpu_pct")" "$(g "derper.$rate.own_cpu_pct")" "" ""
     row "memory per idle client, KiB" "$(g derpmesh.idle.rss_kb_per_client)" "$(g derper.idle.rss_kb_per_client)" "" ""
     row "CPU us per login" "$(g derpmesh.idle.cpu_us_per_login)" "$(g derper.idle.cpu_us_per_login)" "" ""
     ours=$(g derpmesh.full.cpu_s_per_gb) best=$(derper_best) gathered=$(g gathered.cpu_s_per_gb)
@@ -149,12 +158,16 @@ faults() {
     done
 }
 
+wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+
 prepare
-for relay in derpmesh derper; do
-    if [ -z "$only" ] || [ "$only" = "$relay" ]; then measure "$relay"; fi
+for _ in $(seq "$rounds"); do
+    for relay in derpmesh derper; do
+        if wanted $relay; then measure $relay; fi
+    done
+    if wanted floor; then
+        floor gathered 1
+        floor each 0
+    fi
 done
-if [ -z "$only" ] || [ "$only" = floor ]; then
-    floor gathered 1
-    floor each 0
-fi
 report

@@ -96,7 +96,7 @@ struct inbox {
     _Atomic size_t data_bytes; /* of IN_DATA on its way */
 };
 
-enum { INBOX_DATA_MAX = 8 << 20 };
+enum { INBOX_DATA_MAX = 8 << 20, INBOX_DATA_MUCH = 1 << 20 };
 
 int inbox_init(struct inbox *in, uv_loop_t *loop, void (*handle)(void *, struct inbox_msg *), void *ctx);
 void inbox_stop(
@@ -108,6 +108,11 @@ void inbox_deinit(struct inbox *in); /* frees what nobody read (site references 
 struct inbox_msg *inbox_msg_new(enum inbox_type type, size_t len);
 /* Any thread.  m belongs to the inbox from now on. */
 void inbox_post(struct inbox *in, struct inbox_msg *m);
+/* So much waits that those who send had better be read later. */
+static inline bool inbox_data_much(const struct inbox *in)
+{
+    return atomic_load_explicit(&in->data_bytes, memory_order_relaxed) > INBOX_DATA_MUCH;
+}
 /* Whether len more bytes of data may be posted. */
 static inline bool inbox_data_room(const struct inbox *in, size_t len)
 {

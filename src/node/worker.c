@@ -45,6 +45,18 @@ void worker_share_local(struct worker *w, const struct conn *c)
     }
 }
 
+/* The other worker is behind: whoever sent what is in the batch is read a little later. */
+static void slow_down_batch(struct worker *w, const struct relay_batch *b)
+{
+    struct inbox_run run;
+    for (size_t off = 0; off < b->len; off += sizeof(run) + run.len) {
+        memcpy(&run, b->bytes + off, sizeof(run));
+        struct conn *c = run.from.gen ? conn_get(&w->relay.conns, run.from.slot, run.from.gen) : NULL;
+        if (c && pause_start(&w->pauses, c, NULL))
+            stats_add(&w->stats, STAT_READ_PAUSES, 1);
+    }
+}
+
 static void post_batch(struct worker *w, uint32_t to)
 {
     struct relay_batch *b = &w->relay.batch[to];
@@ -61,6 +73,8 @@ static void post_batch(struct worker *w, uint32_t to)
     } else {
         stats_add(&w->stats, why, b->packets);
     }
+    if (inbox_data_much(in))
+        slow_down_batch(w, b);
     b->len = 0;
     b->packets = 0;
 }
