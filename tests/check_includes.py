@@ -85,16 +85,20 @@ NODE = {
     "stun_udp": {"stats"},
     # a worker: the header is what its connections stand on, the source is above them
     "worker.h": {"conn", "inbox", "pause", "relay", "site", "stats", "stun_udp", "wheel"},
+    # pages made at the moment, under the name derper
+    "bootstrap": set(),
+    "varz": {"bootstrap", "stats", "worker"},
+    "pages": {"bootstrap", "http", "stream", "varz", "worker"},
     "worker.c": {"http", "limits", "link_io", "session", "stream"},
-    "session": {"http", "limits", "link_io", "login", "stream", "worker"},
+    "session": {"http", "limits", "link_io", "login", "pages", "stream", "worker"},
     "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
-    "control": {"clients", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},
+    "control": {"bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},
     "status": {"control", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
     "admin": {"control", "oneshot", "reload", "status"},
-    "metrics": {"control", "oneshot", "stats", "status", "worker"},
-    "server": {"admin", "control", "inbox", "keystore", "limits", "listen", "metrics", "reload", "site", "stats", "status",
+    "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
+    "server": {"admin", "bootstrap", "control", "varz", "inbox", "keystore", "limits", "listen", "metrics", "reload", "site", "stats", "status",
                "systemd", "tls", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},

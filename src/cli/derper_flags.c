@@ -122,18 +122,18 @@ static int digit(char c)
     return c >= 'a' && c <= 'z' ? c - 'a' + 10 : 99;
 }
 
-/* strconv.ParseInt(s, 0, 64): a sign; 0x, 0o, 0b, or a plain 0 for octal; single underscores after a prefix or between
- * digits where the base was told by a prefix. */
+/* strconv.ParseInt(s, 0, 64): a sign; 0x, 0o, 0b, or a plain 0 for octal; single underscores between digits or after a
+ * prefix. */
 bool derper_int(const char *text, int64_t *out)
 {
-    bool minus = *text == '-', under_ok = false, last_digit = false;
+    bool minus = *text == '-', last_digit = false;
     uint64_t base = 10, v = 0, limit = (uint64_t)INT64_MAX + minus;
     const char *s = text + (*text == '-' || *text == '+');
 
     if (*s == '0') {
         int c = s[1] | 0x20;
         base = c == 'x' ? 16 : c == 'b' ? 2 : 8;
-        under_ok = last_digit = true; /* the prefix counts as a digit */
+        last_digit = true; /* the prefix counts as one */
         if (c == 'x' || c == 'b' || c == 'o')
             s += 2;
         else if (s[1] == 0)
@@ -145,7 +145,7 @@ bool derper_int(const char *text, int64_t *out)
         return false;
     for (; *s; s++) {
         if (*s == '_') {
-            if (!under_ok || !last_digit)
+            if (!last_digit)
                 return false;
             last_digit = false;
             continue;

@@ -39,6 +39,7 @@ struct conn {
     uint8_t kind;     /* enum conn_kind */
     bool home;        /* client: NotePreferred said so */
     bool active;      /* client: packets for its key go here (one of several connections) */
+    bool not_ideal;   /* client: it came because another node of the region did not answer */
     bool announced;   /* client: the control thread knows of it */
     uint8_t not_here; /* tokens for PeerGone NotHere */
     uint64_t not_here_at;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "node/bootstrap.h"
 #include "node/log.h"
 
 uint64_t control_now(void)
@@ -77,6 +78,12 @@ static void client_message(struct control *c, const struct inbox_msg *m)
     default:
         clients_down(c->clients, &m->key, &m->ref, &ch);
         break;
+    }
+    if (c->varz) {
+        atomic_store(&c->varz->keys, clients_keys(c->clients));
+        atomic_store(&c->varz->connections, clients_connections(c->clients));
+        if (m->type == IN_CLIENT_UP && !ch.first)
+            atomic_fetch_add(&c->varz->more_connections, 1);
     }
     apply_change(c, &m->key, &m->ref, &ch);
 }
@@ -283,6 +290,8 @@ void control_set_site(struct control *c, struct site *site)
     c->site_since = now;
     control_tell_all(c, &(struct inbox_msg){.type = IN_SITE, .site = site});
     limits_set(c->limits, site->config);
+    if (c->varz)
+        bootstrap_set(c->varz->bootstrap, site->config);
     if (c->mesh) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
         mesh_set_map(c->mesh, site->map, site->self, now);

@@ -26,6 +26,7 @@
 #include "node/listen.h"
 #include "node/site.h"
 #include "node/stats.h"
+#include "node/varz.h"
 #include "node/worker.h"
 
 enum { CONTROL_SAMPLE_MS = 10000, CONTROL_SAMPLES = 6 };
@@ -54,6 +55,7 @@ struct control {
     struct login_limits *limits;
     const struct keystore *keystore;
     const struct listen_plan *plan;
+    struct varz *varz;      /* NULL: none */
     struct conn_ref *links; /* of the mesh, by no order */
     size_t n_links, cap_links;
     struct control_dial *dials;

@@ -6,7 +6,7 @@
  * HTTP) gets a 4xx or 5xx with a sentence, and the connection is to be closed.  Nothing of a request is ever
  * put into a reply but the checked challenge, and the target of a redirect with everything unusual escaped.
  *
- * Where this differs from derper: no Date (there is no clock here), no /debug, no redirect that cleans "//"
+ * Where this differs from derper: no Date (there is no clock here), /debug only under its name, no redirect that cleans "//"
  * out of paths, no HTTP/1.0 keep-alive, a request with a body is the last one of its connection. */
 #include "node/http.h"
 
@@ -22,6 +22,9 @@
 #define CSP                                                                                                  \
     "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; form-action 'self'; "              \
     "base-uri 'self'; block-all-mixed-content; object-src 'none'\r\n"
+#define CSP_INLINE                                                                                           \
+    "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; form-action 'self'; "              \
+    "base-uri 'self'; block-all-mixed-content; object-src 'none'; style-src 'self' 'unsafe-inline'\r\n"
 #define HSTS     "Strict-Transport-Security: max-age=63072000; includeSubDomains\r\n"
 #define NO_FRAME "X-Frame-Options: DENY\r\n"
 /* What derper's tsweb.AddBrowserHeaders sets; Content-Type goes between the first and the others. */
@@ -175,6 +178,10 @@ static void derp(const struct answer *a, const struct http_site *site)
 {
     const struct http1_str *up = http1_find(a->req, "Upgrade");
     const struct http1_str *sub = http1_find(a->req, "Sec-WebSocket-Protocol");
+    if (site->no_derp) {
+        error_page(a, "404 Not Found", "derp server disabled\n");
+        return;
+    }
     bool websocket = up && http1_is_nocase(*up, "websocket");
 
     if (up && http1_is_nocase(*up, "derpmesh/1"))
@@ -262,6 +269,67 @@ static bool below(struct http1_str path, const char *dir)
     return path.n >= n && memcmp(path.p, dir, n) == 0 && (path.n == n || path.p[n] == '/');
 }
 
+/* Go's http.Redirect. */
+static void redirect(const struct answer *a, const char *status, const char *headers, const char *to)
+{
+    char all[2048], body[1200];
+
+    if (!is_get(a->req)) {
+        snprintf(all, sizeof all, "%sLocation: %s\r\n", headers, to);
+        reply(a, status, all, "");
+        return;
+    }
+    snprintf(all, sizeof all, "%sContent-Type: text/html; charset=utf-8\r\nLocation: %s\r\n", headers, to);
+    snprintf(body, sizeof body, "<a href=\"%s\">%s</a>.\n\n", to, status + 4);
+    if (a->head)
+        snprintf(body, sizeof body, "%s", "");
+    reply(a, status, all, body);
+}
+
+static void debug_index(const struct answer *a)
+{
+    reply(a, "200 OK", CSP "Content-Type: text/html; charset=utf-8\r\n" BROWSER_REST,
+          "<html><body><h1>derper debug</h1><ul><li><a href=\"/debug/varz\">/debug/varz</a> (Metrics "
+          "(Prometheus))</li></ul></body></html>\n");
+}
+
+/* As far as derper's /debug makes sense here: it holds the index, the metrics and a check that always holds. */
+static void debug(const struct answer *a, const struct http_site *site)
+{
+    if (http1_is(a->req->path, "/debug"))
+        redirect(a, "307 Temporary Redirect", "", "/debug/");
+    else if (!site->debug)
+        error_page(a, "403 Forbidden", "debug access denied\n");
+    else if (http1_is(a->req->path, "/debug/varz"))
+        a->out->action = HTTP_VARZ;
+    else if (http1_is(a->req->path, "/debug/"))
+        debug_index(a);
+    else
+        error_page(a, "404 Not Found", "404 page not found\n");
+}
+
+static void home(const struct answer *a, const struct http_site *site)
+{
+    const char *headers = CSP "Content-Type: text/html; charset=utf-8\r\n" BROWSER_REST;
+
+    if (!site->home || !site->home[0])
+        reply(a, "200 OK", headers, home_page);
+    else if (strcmp(site->home, "blank") == 0)
+        reply(a, "200 OK", headers, "");
+    else
+        redirect(a, "302 Found", CSP BROWSER_REST, site->home);
+}
+
+void http_head(struct http_reply *out, const struct http1_head *req, size_t len)
+{
+    bool varz = out->action == HTTP_VARZ;
+
+    out->close = out->close || !varz;
+    put(out, "HTTP/1.%d 200 OK\r\n%s%sContent-Length: %zu\r\n%s\r\n", req->minor,
+        varz ? CSP_INLINE PLAIN : CSP "Content-Type: application/json\r\n", BROWSER_REST, len,
+        out->close && req->minor > 0 ? "Connection: close\r\n" : "");
+}
+
 static void page(const struct answer *a, const struct http_site *site)
 {
     struct http1_str path = a->req->path;
@@ -274,14 +342,18 @@ static void page(const struct answer *a, const struct http_site *site)
         generate_204(a);
     else if (http1_is(path, "/robots.txt"))
         reply(a, "200 OK", CSP BROWSER_REST PLAIN, "User-agent: *\nDisallow: /\n");
+    else if (http1_is(path, "/bootstrap-dns") && site->derper)
+        a->out->action = HTTP_BOOTSTRAP;
     else if (http1_is(path, "/bootstrap-dns")) /* as derper without -bootstrap-dns-names */
         reply(a, "200 OK", CSP "Content-Type: application/json\r\n" BROWSER_REST, "");
+    else if (below(path, "/debug") && site->derper)
+        debug(a, site);
     else if (below(path, "/debug"))
         error_page(a, "404 Not Found",
                    "not served here: metrics and the status page have an address of their own "
                    "(setting: metrics, by default 127.0.0.1:9911 on the relay itself)\n");
     else
-        reply(a, "200 OK", CSP "Content-Type: text/html; charset=utf-8\r\n" BROWSER_REST, home_page);
+        home(a, site);
 }
 
 void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port,
@@ -300,13 +372,15 @@ void http_answer(struct http_reply *out, const struct http1_head *req, enum http
         bad_page(&a, "400 Bad Request", "400 Bad Request: Content-Length\n");
     else if (coding && !http1_is_nocase(*coding, "chunked"))
         bad_page(&a, "501 Not Implemented", "Unsupported transfer encoding\n");
+    else if (http1_is(req->method, "CONNECT") && site->derper && port == HTTP_MAIN)
+        bad_page(&a, "403 Forbidden", "CONNECT not enabled\n");
     else if (http1_is(req->method, "CONNECT"))
         bad_page(&a, "404 Not Found", "404 page not found\n");
     else if (http1_is(req->path, "*") && http1_is(req->method, "OPTIONS"))
         reply(&a, "200 OK", "", "");
     else if (req->path.n == 0 || req->path.p[0] != '/')
         bad_page(&a, "400 Bad Request", "400 Bad Request\n");
-    else if (port != HTTP_PORT80)
+    else if (port != HTTP_PORT80 || (site->derper && below(req->path, "/debug")))
         page(&a, site);
     else if (http1_is(req->path, "/generate_204"))
         generate_204(&a);

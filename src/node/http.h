@@ -16,7 +16,10 @@ enum http_port { HTTP_MAIN, HTTP_MAIN_PLAIN, HTTP_PORT80 };
 enum http_action {
     HTTP_REPLY, /* send the reply; then keep or close */
     HTTP_DERP,  /* Upgrade: DERP (or websocket without a subprotocol): start the login */
-    HTTP_MESH   /* Upgrade: derpmesh/1 */
+    HTTP_MESH,  /* Upgrade: derpmesh/1 */
+    /* Under the name derper: pages that are made at the moment; http_head follows once their length is known. */
+    HTTP_VARZ,
+    HTTP_BOOTSTRAP
 };
 
 enum { HTTP_REPLY_MAX = 8192 };
@@ -32,11 +35,17 @@ struct http_site {
     const char *node_key_hex; /* Derp-Public-Key of the 101 */
     const char *host;         /* HOST or HOST:PORT for redirects to https; NULL: what the request asked for */
     bool mesh;                /* whether Upgrade: derpmesh/1 is served */
+    bool derper;              /* under the name derper: the members below count */
+    bool no_derp;             /* /derp is switched off */
+    bool debug;               /* this client may see /debug */
+    const char *home;         /* "" (or NULL): the page; "blank"; a URL to go to */
 };
 
 /* Decides and writes the reply (for HTTP_DERP without fast start and for HTTP_MESH: the 101). */
 void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port,
                  const struct http_site *site);
+/* The head for HTTP_VARZ and HTTP_BOOTSTRAP; the body, of len bytes, is the caller's to send. */
+void http_head(struct http_reply *out, const struct http1_head *req, size_t len);
 /* The reply to something that is no HTTP (http1_error). */
 void http_bad(struct http_reply *out, int http1_error);
 

@@ -115,7 +115,7 @@ static char *page_text(const struct control *c, size_t *len)
     for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++)
         if (mesh_peer(c->mesh, i, &p) && p.state != MESH_PEER_REMOVED)
             fprintf(f, "peer %s: %s, %u keys\n", p.name, status_peer_state(p.state), p.n_keys);
-    fprintf(f, "\n/metrics has the counters.\n");
+    fprintf(f, "\n/metrics has the counters, /debug/varz those of derper by its names.\n");
     if (fclose(f) != 0) {
         free(text);
         return NULL;
@@ -167,6 +167,13 @@ static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, siz
     } else if (http1_is(h.path, "/metrics")) {
         char *body = metrics_text(m->control, &len);
         reply(conn, "200 OK", "text/plain; version=0.0.4; charset=utf-8", body, len, head);
+    } else if (http1_is(h.path, "/debug/varz") && m->control->varz) {
+        struct mesh_counters mc = {0};
+        if (m->control->mesh)
+            mesh_counters(m->control->mesh, &mc);
+        atomic_store(&m->control->varz->remote_keys, mc.n_remote_keys);
+        char *body = varz_text(m->control->varz, &len);
+        reply(conn, "200 OK", "text/plain; charset=utf-8", body, len, head);
     } else if (http1_is(h.path, "/")) {
         char *body = page_text(m->control, &len);
         reply(conn, "200 OK", "text/plain; charset=utf-8", body, len, head);

@@ -233,6 +233,8 @@ static void run_end(struct relay *r, struct run *run)
     if (run->packets == 0)
         return;
     stats_add(r->stats, STAT_PACKETS_IN, run->packets);
+    if (run->urgent)
+        stats_add(r->stats, STAT_PACKETS_IN_DISCO, run->packets);
     stats_add(r->stats, STAT_PACKET_BYTES_IN, run->len - run->packets * (FRAME_HEADER_LEN + KEY_LEN));
     route(r, run);
     run->packets = run->len = 0;

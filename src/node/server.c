@@ -14,15 +14,18 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "node/admin.h"
+#include "node/bootstrap.h"
 #include "node/control.h"
 #include "node/log.h"
 #include "node/metrics.h"
 #include "node/reload.h"
 #include "node/status.h"
 #include "node/systemd.h"
+#include "node/varz.h"
 
 enum { SIGNALS = 4, BUDGET_MAX = 256 << 20 };
 
@@ -32,6 +35,7 @@ struct server {
     struct reload reload;
     struct admin admin;
     struct metrics metrics;
+    struct varz varz;
     struct keystore keystore;
     struct listen_plan plan;
     struct login_limits limits;
@@ -158,6 +162,7 @@ static void stop(struct server *sv, const char *why)
 
 static void close_handles(struct server *sv)
 {
+    bootstrap_stop(sv->varz.bootstrap);
     for (int i = 0; i < SIGNALS; i++)
         uv_close((uv_handle_t *)&sv->signals[i], NULL);
     uv_close((uv_handle_t *)&sv->stop_timer, NULL);
@@ -206,6 +211,7 @@ static int make_workers(struct server *sv, uint32_t n, char *err, size_t err_len
             .control = &sv->control.inbox,
             .site = sv->control.site,
             .limits = &sv->limits,
+            .varz = &sv->varz,
             .seed = seed + i,
             .budget = budget < BUDGET_MAX ? (size_t)budget : BUDGET_MAX,
             .derp_fd = sv->fds[i].fd[LISTEN_DERP],
@@ -217,7 +223,7 @@ static int make_workers(struct server *sv, uint32_t n, char *err, size_t err_len
         sv->workers[i] = worker_new(&p, err, err_len);
         if (!sv->workers[i])
             return -1;
-        sv->control.n_workers = i + 1;
+        sv->control.n_workers = sv->varz.n_workers = i + 1;
     }
     return 0;
 }
@@ -239,6 +245,7 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
                                    .limits = &sv->limits,
                                    .keystore = &sv->keystore,
                                    .plan = &sv->plan,
+                                   .varz = &sv->varz,
                                    .on_stopped = on_stopped,
                                    .ctx = sv};
     for (int i = 0; i < SIGNALS; i++) {
@@ -247,7 +254,9 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
     }
     uv_timer_init(&sv->loop, &sv->stop_timer);
     sv->stop_timer.data = sv;
-    rc = control_init(&sv->control, seed);
+    sv->varz = (struct varz){.workers = sv->workers, .started = time(NULL)};
+    sv->varz.bootstrap = bootstrap_start(&sv->loop, site->config);
+    rc = sv->varz.bootstrap ? control_init(&sv->control, seed) : UV_ENOMEM;
     if (rc != 0)
         snprintf(err, err_len, "cannot start: %s", uv_strerror(rc));
     return rc ? -1 : 0;
@@ -330,6 +339,7 @@ static int serve(struct server *sv, struct site *site, char *err, size_t err_len
     for (uint32_t i = 0; i < sv->control.n_workers; i++)
         worker_free(sv->workers[i]);
     control_deinit(&sv->control);
+    bootstrap_free(sv->varz.bootstrap);
     uv_loop_close(&sv->loop);
     return rc;
 }

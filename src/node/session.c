@@ -14,6 +14,7 @@
 #include "node/link_io.h"
 #include "node/log.h"
 #include "node/login.h"
+#include "node/pages.h"
 #include "proto/frame.h"
 #include "proto/hello.h"
 #include "proto/http1.h"
@@ -222,8 +223,9 @@ static void take_forwarded(struct conn *c, const struct http1_head *head)
     login_admit(c);
 }
 
-static void start_derp(struct conn *c)
+static void start_derp(struct conn *c, const struct http1_str *ideal)
 {
+    c->not_ideal = ideal && ideal->n > 0; /* clients name the node only where it is not this one */
     uint8_t frame[HELLO_SERVER_KEY_LEN];
     size_t n = hello_server_key(frame, &c->worker->site->node_key.pub);
     stream_send_raw(&c->stream, frame, n);
@@ -255,20 +257,34 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
         stream_finish(&c->stream);
         return (ssize_t)n;
     }
+    if (c->stream.ssl)
+        stats_add(&w->stats,
+                  SSL_version(c->stream.ssl) == TLS1_3_VERSION ? STAT_REQUESTS_TLS13 : STAT_REQUESTS_TLS12,
+                  1);
     take_forwarded(c, &head);
     if (c->stream.closing)
         return -1;
     struct http_site site = {.node_key_hex = w->site->node_key_hex,
                              .host = w->site->self->host_name,
                              .mesh = w->site->mesh_keys.n > 0};
+    const struct config_derper *derper = w->site->config->derper;
+    if (derper) {
+        site.derper = true;
+        site.host = NULL; /* what was asked for: derper has no other name for itself either */
+        site.no_derp = !derper->derp;
+        site.home = derper->home;
+        site.debug = pages_debug(c, &head);
+    }
     http_answer(&reply, &head, (enum http_port)c->login->port_kind, &site);
-    if (!(reply.action == HTTP_DERP && reply.fast_start))
+    if (reply.action == HTTP_VARZ || reply.action == HTTP_BOOTSTRAP)
+        pages_send(c, &reply, &head);
+    else if (!(reply.action == HTTP_DERP && reply.fast_start))
         stream_send_raw(&c->stream, reply.text, reply.len);
     if (reply.action == HTTP_DERP)
-        start_derp(c);
+        start_derp(c, http1_find(&head, "Ideal-Node"));
     else if (reply.action == HTTP_MESH)
         become_link(c);
-    else if (reply.action == HTTP_REPLY && (reply.close || c->stream.q.bytes > REPLIES_MAX))
+    else if (reply.close || c->stream.q.bytes > REPLIES_MAX)
         stream_finish(&c->stream);
     return c->stream.closing ? -1 : len;
 }
@@ -321,6 +337,8 @@ static void become_client(struct conn *c, const struct derp_key *key)
     c->announced = true;
     stats_add(&w->stats, STAT_LOGINS, 1);
     stats_add(&w->stats, STAT_CLIENTS, 1);
+    if (c->not_ideal)
+        stats_add(&w->stats, STAT_NOT_IDEAL, 1);
     worker_tell(w, IN_CLIENT_UP, c, false);
     char text[KEY_TEXT_MAX], addr[CONN_ADDR_TEXT];
     key_public_text(text, key);
@@ -396,6 +414,10 @@ static void client_end(struct conn *c)
     routes_local_del(w->relay.routes, &c->key, c->gen);
     limits_client_leave(w->limits);
     stats_sub(&w->stats, STAT_CLIENTS, 1);
+    if (c->home)
+        stats_sub(&w->stats, STAT_HOME, 1);
+    if (c->not_ideal)
+        stats_sub(&w->stats, STAT_NOT_IDEAL, 1);
     worker_tell(w, IN_CLIENT_DOWN, c, false);
 }
 

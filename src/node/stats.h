@@ -16,7 +16,11 @@ enum stat_id {
     STAT_LOGIN_PENDING, /* gauge: connections before login */
     STAT_CLIENTS,       /* gauge: logged-in connections */
     STAT_LOGINS,
-    STAT_LINKS,                 /* gauge: mesh connections */
+    STAT_HOME,      /* gauge: clients' connections with this node as home */
+    STAT_NOT_IDEAL, /* gauge: clients' connections that would rather be with another node of the region */
+    STAT_HOME_IN,   /* a connection said that this node is its home */
+    STAT_HOME_OUT,  /* … is not any more */
+    STAT_LINKS,     /* gauge: mesh connections */
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
@@ -32,6 +36,7 @@ enum stat_id {
     STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */
     /* frames of clients */
     STAT_PACKETS_IN,       /* SendPacket frames read */
+    STAT_PACKETS_IN_DISCO, /* of these, path discovery */
     STAT_PACKET_BYTES_IN,  /* their payloads */
     STAT_PACKETS_OUT,      /* RecvPacket frames that left to a client */
     STAT_PACKET_BYTES_OUT, /* payloads put into queues of clients */
@@ -61,7 +66,10 @@ enum stat_id {
     STAT_READ_PAUSES,       /* a sender whose receiver was full was read later */
     STAT_IDEAL_NODE_OTHER,  /* the client wanted another node of the region */
     STAT_HTTP_REQUESTS,
+    STAT_REQUESTS_TLS12,
+    STAT_REQUESTS_TLS13,
     STAT_STUN_SUCCESS,
+    STAT_STUN_IPV6,   /* of these, over IPv6 */
     STAT_STUN_BAD,    /* silence: no request of a Tailscale client */
     STAT_STUN_UNSENT, /* the socket did not take the answer */
     STAT_N

@@ -50,6 +50,8 @@ static void answer(struct stun_udp *s, const uint8_t *p, size_t n, const struct 
     uv_buf_t buf = uv_buf_init((char *)out, (unsigned)stun_response(out, txid, &addr));
     int sent = uv_udp_try_send(&s->udp, &buf, 1, from);
     stats_add(s->stats, sent < 0 ? STAT_STUN_UNSENT : STAT_STUN_SUCCESS, 1);
+    if (sent >= 0 && addr.ip_len == 16)
+        stats_add(s->stats, STAT_STUN_IPV6, 1);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)

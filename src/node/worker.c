@@ -98,6 +98,9 @@ static void relay_active(void *ctx, struct conn *c)
 
 static void relay_home(void *ctx, struct conn *c)
 {
+    struct worker *w = ctx;
+    stats_add(&w->stats, c->home ? STAT_HOME_IN : STAT_HOME_OUT, 1);
+    stats_add(&w->stats, STAT_HOME, c->home ? 1 : (uint64_t)-1);
     worker_tell(ctx, IN_CLIENT_HOME, c, c->home);
 }
 
@@ -419,6 +422,7 @@ struct worker *worker_new(const struct worker_params *p, char *err, size_t err_l
     w->workers = p->workers;
     w->control = p->control;
     w->limits = p->limits;
+    w->varz = p->varz;
     w->site = site_ref(p->site);
     int e = init_handles(w, p);
     if (!e)

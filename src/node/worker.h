@@ -21,6 +21,7 @@
 enum { WORKERS_MAX = 64, WORKER_LISTEN_MAX = 4 };
 
 struct dialing;
+struct varz;         /* varz.h */
 struct login_limits; /* limits.h: counted over all workers */
 
 struct worker_listener {
@@ -42,6 +43,7 @@ struct worker {
     struct wheel wheel;
     struct site *site;
     struct login_limits *limits;
+    const struct varz *varz;           /* of the whole node; NULL: none */
     struct inbox *control;             /* the control thread's */
     struct worker **workers;           /* all of them, for their inboxes */
     struct conn *logins, *logins_last; /* connections before login, oldest first */
@@ -61,6 +63,7 @@ struct worker_params {
     struct inbox *control;
     struct site *site; /* a reference is taken */
     struct login_limits *limits;
+    const struct varz *varz;
     uint64_t seed; /* for hash tables */
     size_t budget; /* bytes of queues */
     /* Sockets already bound (SO_REUSEPORT): < 0 none.  Owned by the worker from now on. */

@@ -37,7 +37,7 @@ static const struct http_site *site_with(bool mesh, const char *host)
 {
     static struct http_site site;
 
-    site = (struct http_site){KEY_HEX, host, mesh};
+    site = (struct http_site){.node_key_hex = KEY_HEX, .host = host, .mesh = mesh};
     return &site;
 }
 
@@ -305,6 +305,85 @@ static void redirects_are_harmless(void **state)
     has(out.text, "\r\n\r\nThis is served over HTTPS.\n");
 }
 
+/* ---- under the name derper ---- */
+
+static const char *ask_derper(const char *request, enum http_port port, const char *home, bool debug,
+                              bool no_derp)
+{
+    struct http_site site = {
+        .node_key_hex = KEY_HEX, .derper = true, .home = home, .debug = debug, .no_derp = no_derp};
+
+    return ask_site(request, port, &site);
+}
+
+#define BROWSER_HEADERS CSP HSTS "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+
+static void derper_home(void **state)
+{
+    static const char get[] = "GET /x HTTP/1.1\r\n" H "\r\n";
+
+    (void)state;
+    has(ask_derper(get, HTTP_MAIN, "", false, false), "<h1>DERP</h1>");
+    has(ask_derper(get, HTTP_MAIN, NULL, false, false), "<h1>DERP</h1>");
+    starts(ask_derper(get, HTTP_MAIN, "blank", false, false), "HTTP/1.1 200 OK\r\n");
+    has(out.text, "Content-Length: 0\r\n\r\n");
+    assert_string_equal(ask_derper(get, HTTP_MAIN, "https://e.example/?a=b", false, false),
+                        "HTTP/1.1 302 Found\r\n" BROWSER_HEADERS
+                        "Content-Type: text/html; charset=utf-8\r\nLocation: https://e.example/?a=b\r\n"
+                        "Content-Length: 45\r\n\r\n<a href=\"https://e.example/?a=b\">Found</a>.\n\n");
+    starts(ask_derper("POST / HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "https://e.example", false, false),
+           "HTTP/1.1 302 Found\r\n");
+    assert_null(strstr(out.text, "href"));
+}
+
+static void derper_debug(void **state)
+{
+    static const char get[] = "GET /debug/varz HTTP/1.1\r\n" H "\r\n",
+                      port80[] = "GET /debug HTTP/1.1\r\n" H "\r\n";
+
+    (void)state;
+    starts(ask_derper(get, HTTP_MAIN, "", false, false), "HTTP/1.1 403 ");
+    has(out.text, "\r\n\r\ndebug access denied\n");
+    assert_int_equal(out.action, HTTP_REPLY);
+    assert_string_equal(ask_derper(get, HTTP_MAIN, "", true, false), "");
+    assert_int_equal(out.action, HTTP_VARZ);
+    struct http1_head head;
+    assert_true(http1_parse_request(&head, get, strlen(get)) > 0);
+    http_head(&out, &head, 12345);
+    starts(out.text, "HTTP/1.1 200 OK\r\n");
+    has(out.text, "Content-Type: text/plain; charset=utf-8\r\n");
+    has(out.text, "Content-Length: 12345\r\n\r\n");
+    assert_false(out.close);
+    starts(ask_derper(port80, HTTP_PORT80, "", false, false), "HTTP/1.1 307 Temporary Redirect\r\n");
+    has(out.text, "Location: /debug/\r\n");
+    starts(ask_derper("GET /debug/pprof HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "", true, false), "HTTP/1.1 404 ");
+    starts(ask_derper("GET /debugger HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "", false, false), "HTTP/1.1 200 ");
+    starts(ask_derper("CONNECT a.example:443 HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "", true, false),
+           "HTTP/1.1 403 ");
+    starts(ask_derper("CONNECT a.example:443 HTTP/1.1\r\n" H "\r\n", HTTP_MAIN_PLAIN, "", true, false),
+           "HTTP/1.1 404 ");
+}
+
+static void derper_bootstrap_and_no_derp(void **state)
+{
+    static const char get[] = "GET /bootstrap-dns?q=a HTTP/1.1\r\n" H "\r\n";
+
+    (void)state;
+    ask_derper(get, HTTP_MAIN, "", false, false);
+    assert_int_equal(out.action, HTTP_BOOTSTRAP);
+    struct http1_head head;
+    assert_true(http1_parse_request(&head, get, strlen(get)) > 0);
+    http_head(&out, &head, 0);
+    has(out.text, "Content-Type: application/json\r\n");
+    has(out.text, "Connection: close\r\n\r\n");
+    assert_true(out.close);
+    assert_string_equal(
+        ask_derper("GET /derp HTTP/1.1\r\n" H "Upgrade: DERP\r\n\r\n", HTTP_MAIN, "", false, true),
+        "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        "X-Content-Type-Options: nosniff\r\nContent-Length: 21\r\n\r\nderp server disabled\n");
+    starts(ask_derper("GET /derp/probe HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "", false, true), "HTTP/1.1 200 ");
+}
+
 static void no_http(void **state)
 {
     (void)state;
@@ -336,6 +415,9 @@ int main(void)
         cmocka_unit_test(odd_targets),
         cmocka_unit_test(port_80),
         cmocka_unit_test(redirects_are_harmless),
+        cmocka_unit_test(derper_home),
+        cmocka_unit_test(derper_debug),
+        cmocka_unit_test(derper_bootstrap_and_no_derp),
         cmocka_unit_test(no_http),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

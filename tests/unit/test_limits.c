@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <math.h>
 #include <pthread.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -99,6 +100,33 @@ static void figures_from_the_machine(void **state)
     free(l);
 }
 
+static void accepts_in_time(void **state)
+{
+    (void)state;
+    const uint64_t second = 1000000000;
+    struct login_limits *l = make(10, 10, 10);
+    for (int i = 0; i < 100000; i++)
+        assert_true(limits_accept(l, 5)); /* no limit */
+    struct config_derper d = {.accept_limit = 10, .accept_burst = 3};
+    struct config c = {.max_clients = 10, .login_limit = 10, .login_limit_ip = 10, .derper = &d};
+    limits_set(l, &c);
+    uint64_t now = 100 * second;
+    int passed = 0;
+    for (int i = 0; i < 50; i++)
+        passed += limits_accept(l, now);
+    assert_int_equal(passed, 3); /* the burst */
+    assert_false(limits_accept(l, now + second / 20));
+    assert_true(limits_accept(l, now + second / 9));
+    for (now += second; now < 110 * second; now += second / 1000)
+        passed += limits_accept(l, now);
+    assert_in_range(passed, 90, 98); /* nine seconds, and what the first left */
+    d.accept_limit = INFINITY;
+    limits_set(l, &c);
+    for (int i = 0; i < 1000; i++)
+        assert_true(limits_accept(l, now));
+    free(l);
+}
+
 static void *hammer(void *arg)
 {
     struct login_limits *l = arg;
@@ -133,7 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(per_prefix),   cmocka_unit_test(in_all),
         cmocka_unit_test(clients),      cmocka_unit_test(figures_from_the_machine),
-        cmocka_unit_test(from_threads),
+        cmocka_unit_test(from_threads), cmocka_unit_test(accepts_in_time),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,18 @@
+/* The pages of a DERP port that are made at the moment: /debug/varz and /bootstrap-dns, under the name derper.
+ *
+ * Thread: the worker's. */
+#ifndef DERPMESH_NODE_PAGES_H
+#define DERPMESH_NODE_PAGES_H
+
+#include <stdbool.h>
+
+#include "node/http.h"
+#include "node/worker.h"
+
+/* Whether this client may see /debug: tsweb.AllowDebugAccess.  Loopback, the tailnet, what the operator trusts; nobody
+ * who comes by a proxy that says so. */
+bool pages_debug(const struct conn *c, const struct http1_head *head);
+/* Sends what reply->action asks for: HTTP_VARZ, HTTP_BOOTSTRAP. */
+void pages_send(struct conn *c, struct http_reply *reply, const struct http1_head *head);
+
+#endif
