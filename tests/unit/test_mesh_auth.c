@@ -746,6 +746,57 @@ static void test_key_choice(void **state)
     }
 }
 
+/* How many messages of that type the victim has sent since, and forgets them. */
+static int count_sent(struct victim *v, uint32_t type)
+{
+    struct meshmsg_in in;
+    uint32_t t;
+    int n = 0;
+    for (int i = 0; i < v->n_sent; i++)
+        n += meshmsg_open(&in, &t, v->sent[i], v->sent_len[i]) == 0 && t == type;
+    v->n_sent = 0;
+    return n;
+}
+
+/* A proven peer that asks again and again, or makes us ask: once a second. */
+static void test_syncs_are_rare(void **state)
+{
+    (void)state;
+    static struct meshmsg m;
+    struct other o;
+    struct victim *v = victim_new(1, NULL, 0, false);
+    other_init(&o);
+    uint64_t link = play(v, &o, false);
+    assert_int_equal(count_sent(v, MESHMSG_SYNC_REQ), 1);
+    int begun = 0, asked = 0;
+    for (int i = 0; i < 300; i++) { /* three seconds */
+        meshmsg_sync_req(&m, 0, 0);
+        input_msg(v, link, &m);
+        struct derp_key key = world_key(i); /* something else to tell */
+        assert_int_equal(mesh_client_up(v->mesh, &key, true, v->now), 0);
+        mesh_tick(v->mesh, v->now += 10);
+        begun += count_sent(v, MESHMSG_SYNC_BEGIN);
+    }
+    assert_in_range(begun, 3, 4);
+    for (int i = 0; i < 300; i++) {
+        int now_asked = 0;
+        meshmsg_ann(&m, 1000 + (uint64_t)i, 2000, NULL, 0); /* follows nothing */
+        input_msg(v, link, &m);
+        mesh_tick(v->mesh, v->now += 10);
+        now_asked = count_sent(v, MESHMSG_SYNC_REQ);
+        asked += now_asked;
+        if (i == 0 || now_asked) {
+            meshmsg_sync_begin(&m, 5, 0, 0);
+            input_msg(v, link, &m);
+            meshmsg_sync_end(&m, 5, 0);
+            input_msg(v, link, &m);
+        }
+    }
+    assert_int_not_equal(v->closed, link);
+    assert_in_range(asked, 3, 4);
+    victim_free(v);
+}
+
 /* After the proof a second HELLO, malformed things and numbers from 0x40 on end the link, unknown ones below do not. */
 static void test_after_the_proof(void **state)
 {
@@ -991,6 +1042,7 @@ int main(void)
         cmocka_unit_test(test_slow_handshake),
         cmocka_unit_test(test_no_mesh_key),
         cmocka_unit_test(test_key_choice),
+        cmocka_unit_test(test_syncs_are_rare),
         cmocka_unit_test(test_after_the_proof),
         cmocka_unit_test(test_altered_anywhere),
         cmocka_unit_test(test_man_in_the_middle),
