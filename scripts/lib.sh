@@ -70,7 +70,8 @@ go_use() {
     local go
     go=$(go_find) || die "no Go >= $GO_LEAST: scripts/install-deps.sh fetches one"
     PATH=$(dirname "$go"):$PATH
-    export PATH GOTOOLCHAIN=local GOFLAGS="${GOFLAGS:+$GOFLAGS }-buildvcs=false"
+    HOME=${HOME:-$ROOT/build/home} # where Go keeps its caches
+    export HOME PATH GOTOOLCHAIN=local GOFLAGS="${GOFLAGS:+$GOFLAGS }-buildvcs=false"
 }
 
 # docker_use: the engine answers, or die saying how it does not.

@@ -256,7 +256,7 @@ stage_integration() {
 
 # A short part with the sanitizers' build: logins, frames, bad input, forwarding, reload.
 stage_integration-asan() {
-    export TIME_SCALE=4 ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+    export TIME_SCALE=4 ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     go_tests asan -timeout 15m \
         -run '^(TestFrames|TestLogin|TestBadInput|TestPages|TestSTUN|TestAcross|TestPeerGone|TestMove|TestKill|TestBadFiles)$'
 }
