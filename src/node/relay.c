@@ -245,7 +245,8 @@ static void run_add(struct relay *r, struct run *run, const struct frame *f)
 {
     const struct derp_key *dst = (const struct derp_key *)(const void *)f->body;
     bool disco = frame_is_disco(f->body + KEY_LEN, f->len - KEY_LEN);
-    if (disco || run->urgent || run->start + run->len != f->raw || !key_equal(dst, &run->dst))
+    if (run->packets > 0 &&
+        (disco || run->urgent || run->start + run->len != f->raw || !key_equal(dst, &run->dst)))
         run_end(r, run);
     if (run->packets == 0) {
         run->dst = *dst;

@@ -80,6 +80,7 @@ static inline void end_closed(struct stream *s, enum stream_end how, const char 
     e->closed++;
     e->how = how;
     snprintf(e->detail, sizeof(e->detail), "%s", detail);
+    memset(&e->s, 0xdd, sizeof(e->s)); /* an owner frees it here: whoever still looks at it shall trip */
 }
 
 static const struct stream_ops end_ops = {.input = end_input, .open = end_open, .closed = end_closed};
@@ -184,7 +185,7 @@ static inline void bench_free(struct bench *b)
 {
     struct end *ends[] = {b->client, b->server};
     for (int i = 0; i < 2; i++)
-        if (ends[i])
+        if (ends[i] && !ends[i]->closed)
             stream_close(&ends[i]->s, "test over");
     uv_close((uv_handle_t *)&b->listener, NULL);
     uv_close((uv_handle_t *)&b->hang, NULL);

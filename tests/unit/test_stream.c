@@ -201,8 +201,33 @@ static void finish_sends_everything_first(void **state)
     }
 }
 
+/* Also what only waits for the socket. */
+static void finish_waits_for_what_is_in_flight(void **state)
+{
+    (void)state;
+    EACH_KIND(k)
+    {
+        struct bench *b = bench_connected(KIND(k));
+        stream_pause(&b->server->s);
+        while (b->client->s.in_flight == 0) {
+            end_send(b->client, 60000);
+            turns(b, 1);
+        }
+        assert_int_equal(b->client->s.q.bytes, 0);
+        stream_finish(&b->client->s);
+        turns(b, 3);
+        assert_int_equal(b->client->closed, 0);
+        stream_resume(&b->server->s);
+        bench_until(b, both_closed);
+        assert_int_equal(b->server->in, b->client->out);
+        assert_int_equal(b->server->how, STREAM_END_EOF);
+        bench_free(b);
+    }
+}
+
 static void close_me(struct end *e)
 {
+    end_send(e, 100); /* on the list of those to be flushed */
     stream_close(&e->s, "enough");
     stream_close(&e->s, "twice");
     end_send(e, 100); /* into nothing */
@@ -364,6 +389,7 @@ int main(void)
         cmocka_unit_test(a_paused_stream_reads_nothing_and_loses_nothing),
         cmocka_unit_test(pausing_within_input_loses_nothing),
         cmocka_unit_test(finish_sends_everything_first),
+        cmocka_unit_test(finish_waits_for_what_is_in_flight),
         cmocka_unit_test(closing_in_any_callback_is_told_once),
         cmocka_unit_test(a_refused_connection_is_told_as_one),
         cmocka_unit_test(errors_of_others_do_no_harm),
