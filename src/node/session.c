@@ -226,6 +226,8 @@ static void take_forwarded(struct conn *c, const struct http1_head *head)
 static void start_derp(struct conn *c, const struct http1_str *ideal)
 {
     c->not_ideal = ideal && ideal->n > 0; /* clients name the node only where it is not this one */
+    if (c->not_ideal && !http1_is(*ideal, c->worker->site->self->name))
+        stats_add(&c->worker->stats, STAT_IDEAL_NODE_OTHER, 1);
     uint8_t frame[HELLO_SERVER_KEY_LEN];
     size_t n = hello_server_key(frame, &c->worker->site->node_key.pub);
     stream_send_raw(&c->stream, frame, n);
@@ -280,7 +282,13 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
         pages_send(c, &reply, &head);
     else if (!(reply.action == HTTP_DERP && reply.fast_start))
         stream_send_raw(&c->stream, reply.text, reply.len);
-    if (reply.action == HTTP_DERP)
+    if (reply.action == HTTP_WEBSOCKET && stream_ws_start(&c->stream) < 0) {
+        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+        return -1;
+    }
+    if (reply.action == HTTP_WEBSOCKET)
+        stats_add(&w->stats, STAT_WEBSOCKET_ACCEPTS, 1);
+    if (reply.action == HTTP_DERP || reply.action == HTTP_WEBSOCKET)
         start_derp(c, http1_find(&head, "Ideal-Node"));
     else if (reply.action == HTTP_MESH)
         become_link(c);
@@ -384,8 +392,9 @@ static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
 static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
 {
     struct conn *c = conn_of(s);
+    const struct stream_ws *ws = s->ws;
     size_t off = 0;
-    while (off < n && c->login) {
+    while (off < n && c->login && s->ws == ws) {
         if (s->end_after_flush)
             return (ssize_t)n; /* what comes after the last reply is not read */
         ssize_t used =
@@ -427,6 +436,9 @@ static void on_conn_closed(struct stream *s, enum stream_end end, const char *de
     struct worker *w = c->worker;
     if (end == STREAM_END_TLS) {
         stats_add(&w->stats, STAT_CLOSED_TLS, 1);
+        conn_log(LOG_WARN, c, "closed", detail);
+    } else if (end == STREAM_END_WS) {
+        stats_add(&w->stats, STAT_CLOSED_FRAME, 1);
         conn_log(LOG_WARN, c, "closed", detail);
     } else if (end == STREAM_END_MEMORY) {
         stats_add(&w->stats, STAT_CLOSED_NO_MEMORY, 1);

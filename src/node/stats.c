@@ -73,6 +73,7 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_HTTP_REQUESTS, "http_requests", "requests answered with a page"),
     COUNTER(STAT_REQUESTS_TLS12, "requests_tls12", "HTTP requests over TLS 1.2"),
     COUNTER(STAT_REQUESTS_TLS13, "requests_tls13", "HTTP requests over TLS 1.3"),
+    COUNTER(STAT_WEBSOCKET_ACCEPTS, "websocket_accepts", "logins begun over WebSocket"),
     COUNTER(STAT_STUN_SUCCESS, "stun_success", "STUN requests answered"),
     COUNTER(STAT_STUN_IPV6, "stun_ipv6", "STUN requests answered over IPv6"),
     COUNTER(STAT_STUN_BAD, "stun_bad",

@@ -68,6 +68,7 @@ enum stat_id {
     STAT_HTTP_REQUESTS,
     STAT_REQUESTS_TLS12,
     STAT_REQUESTS_TLS13,
+    STAT_WEBSOCKET_ACCEPTS,
     STAT_STUN_SUCCESS,
     STAT_STUN_IPV6,   /* of these, over IPv6 */
     STAT_STUN_BAD,    /* silence: no request of a Tailscale client */

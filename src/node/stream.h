@@ -25,6 +25,7 @@
 #include "node/stats.h"
 
 struct stream;
+struct stream_ws; /* stream_parts.h */
 
 enum {
     STREAM_READ_SIZE = 256 << 10,
@@ -64,6 +65,7 @@ enum stream_end {
     STREAM_END_RESET,   /* read or write error */
     STREAM_END_CONNECT, /* could not connect */
     STREAM_END_TLS,     /* handshake or record failure: detail says which */
+    STREAM_END_WS,      /* WebSocket framing broken: detail says how */
     STREAM_END_MEMORY
 };
 
@@ -83,6 +85,7 @@ struct stream {
     const struct stream_ops *ops;
     SSL *ssl;     /* NULL: plain */
     SSL_CTX *ctx; /* server: SSL is made of it at the first byte, so that a silent connection costs nothing */
+    struct stream_ws *ws; /* NULL: no WebSocket */
     struct sendq q;
     uint8_t *carry; /* plaintext that input() left */
     uint32_t carry_len, carry_cap;
@@ -113,6 +116,10 @@ void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const
 void stream_send_raw(struct stream *s, const void *bytes, size_t len);
 /* True if senders should be slowed: more waits than the socket takes in a moment. */
 bool stream_congested(const struct stream *s);
+
+/* From now on plaintext is wrapped in WebSocket messages, both ways; what is queued already leaves as it is, and what input() has
+ * not taken of what came is unwrapped before it is shown again.  0, or -1 without memory. */
+int stream_ws_start(struct stream *s);
 
 /* Stop and go on reading. */
 void stream_pause(struct stream *s);
