@@ -52,7 +52,7 @@ GROUPS = {
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "stats", "http", "systemd", "oneshot", "clients"}
+LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
@@ -62,6 +62,7 @@ NODE = {
     "buf": set(),
     "stats": set(),
     "login": set(),
+    "rate": set(),
     "http": set(),
     "systemd": set(),
     "oneshot": set(),
@@ -70,8 +71,9 @@ NODE = {
     "heard": {"conn"},
     "pause": {"conn"},
     "wheel": {"conn"},
+    "resume": {"conn"},
     # settings, keys, names, certificates
-    "config": {"suggest"},
+    "config": {"rate", "suggest"},
     "keystore": set(),
     "listen": set(),
     "resolve": set(),
@@ -79,7 +81,7 @@ NODE = {
     "site": {"keystore", "listen", "tls"},
     # a connection and the hot path
     "stream": {"buf", "sendq", "stats", "tls"},
-    "conn": {"pause", "stream"},
+    "conn": {"pause", "rate", "resume", "stream"},
     "inbox": {"conn", "site"},
     "limits": {"conn"},
     "relay": {"conn", "heard", "inbox", "stats"},

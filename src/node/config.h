@@ -61,6 +61,8 @@ struct config {
     uint32_t max_clients;                        /* 0: from memory and descriptors */
     uint32_t login_limit;                        /* connections before login in all: 2048 */
     uint32_t login_limit_ip;                     /* … per IPv4 address or IPv6 /64: 64 */
+    uint32_t client_rate;                        /* bytes/s; 0: no limit */
+    uint32_t client_burst;                       /* bytes, ≥ 65568 */
     bool transit;
     struct config_listen metrics; /* 127.0.0.1:9911 */
     char *admin;                  /* /run/derpmesh/admin.sock */

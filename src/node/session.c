@@ -330,6 +330,22 @@ static uint64_t next_keepalive(const struct worker *w, uint64_t now)
     return now + cfg->keepalive_min_ms + (span ? randombytes_uniform(span) : 0);
 }
 
+static void rate_set(struct conn *c)
+{
+    const struct config *cfg = c->worker->site->config;
+    rate_init(&c->rate, cfg->client_rate, cfg->client_burst, uv_now(&c->worker->loop));
+    uint32_t most = rate_read_max(&c->rate);
+    c->stream.read_max = most < STREAM_READ_SIZE ? most : 0;
+}
+
+void session_rate_changed(struct conn *c)
+{
+    if (c->kind != CONN_CLIENT)
+        return;
+    rate_set(c);
+    resume_now(&c->worker->resumes, c);
+}
+
 static void become_client(struct conn *c, const struct derp_key *key)
 {
     struct worker *w = c->worker;
@@ -341,6 +357,7 @@ static void become_client(struct conn *c, const struct derp_key *key)
     c->not_here_at = now;
     c->keepalive_at = next_keepalive(w, now);
     c->stream.ops = &client_ops;
+    rate_set(c);
     make_active(w, c);
     c->announced = true;
     stats_add(&w->stats, STAT_LOGINS, 1);
@@ -413,7 +430,14 @@ static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
 static ssize_t on_client_input(struct stream *s, uint8_t *buf, size_t n)
 {
     struct conn *c = conn_of(s);
-    return relay_client_input(&c->worker->relay, c, buf, n);
+    struct worker *w = c->worker;
+    ssize_t used = relay_client_input(&w->relay, c, buf, n);
+    if (used > 0 && c->rate.per_s > 0) {
+        uint64_t now = uv_now(&w->loop), wait = rate_take(&c->rate, w->relay.payload, now);
+        if (wait > 0 && resume_at(&w->resumes, c, now + wait) == 0)
+            stats_add(&w->stats, STAT_RATE_PAUSES, 1);
+    }
+    return used;
 }
 
 static void client_end(struct conn *c)

@@ -68,6 +68,7 @@ static const struct stat_info infos[STAT_N] = {
             "times that another connection of the same key became the active one"),
     COUNTER(STAT_READ_PAUSES, "read_pauses",
             "times that a sender was read later because its receiver was full"),
+    COUNTER(STAT_RATE_PAUSES, "rate_pauses", "times that a client was read later because of client_rate"),
     COUNTER(STAT_IDEAL_NODE_OTHER, "ideal_node_other",
             "logins of clients that wanted another node of the region"),
     COUNTER(STAT_HTTP_REQUESTS, "http_requests", "requests answered with a page"),

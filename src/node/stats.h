@@ -64,6 +64,7 @@ enum stat_id {
     STAT_PEER_GONE_NOT_HERE,
     STAT_DUP_CLIENT_SWITCH, /* another connection of the same key became the active one */
     STAT_READ_PAUSES,       /* a sender whose receiver was full was read later */
+    STAT_RATE_PAUSES,       /* a client was read later because of client_rate */
     STAT_IDEAL_NODE_OTHER,  /* the client wanted another node of the region */
     STAT_HTTP_REQUESTS,
     STAT_REQUESTS_TLS12,

@@ -588,15 +588,16 @@ static void read_tls(struct stream *s)
 static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
 {
     struct stream *s = h->data;
+    unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
     if (s->ssl || s->ctx) {
-        *buf = uv_buf_init((char *)s->io->read_buf, STREAM_READ_SIZE);
+        *buf = uv_buf_init((char *)s->io->read_buf, size);
         return;
     }
     /* plain: straight into the plaintext buffer, behind what is carried */
     if (s->carry_len)
         memcpy(s->io->plain_buf, s->carry, s->carry_len);
-    *buf = uv_buf_init((char *)s->io->plain_buf + s->carry_len, STREAM_READ_SIZE);
+    *buf = uv_buf_init((char *)s->io->plain_buf + s->carry_len, size);
 }
 
 static int make_server_ssl(struct stream *s)
@@ -649,17 +650,15 @@ static void start_reading(struct stream *s)
 
 void stream_pause(struct stream *s)
 {
-    if (s->paused || s->closing)
+    if (s->closing || s->paused++ > 0)
         return;
-    s->paused = true;
     uv_read_stop((uv_stream_t *)&s->tcp);
 }
 
 void stream_resume(struct stream *s)
 {
-    if (!s->paused)
+    if (s->paused == 0 || --s->paused > 0)
         return;
-    s->paused = false;
     if (!s->closing)
         start_reading(s);
 }

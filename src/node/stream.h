@@ -95,10 +95,12 @@ struct stream {
     uint64_t progress;    /* ms: when the socket last took bytes, or the queue last became non-empty */
     const char *detail;   /* why it ends: static text, or detail_buf */
     char *detail_buf;     /* heap: texts of OpenSSL */
+    uint32_t read_max;    /* bytes read at a time; 0: STREAM_READ_SIZE */
     uint32_t key_updates; /* answers that OpenSSL made by itself after the handshake */
     uint8_t end;          /* enum stream_end */
+    uint8_t paused;       /* how many times */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
-    bool is_server, open, closing, in_flush_list, end_after_flush, paused;
+    bool is_server, open, closing, in_flush_list, end_after_flush;
     bool awaited; /* set by the owner: tell io->relieved */
 };
 
@@ -121,7 +123,7 @@ bool stream_congested(const struct stream *s);
  * not taken of what came is unwrapped before it is shown again.  0, or -1 without memory. */
 int stream_ws_start(struct stream *s);
 
-/* Stop and go on reading. */
+/* Stop and go on reading: read again when there was a resume for each pause. */
 void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
