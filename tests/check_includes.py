@@ -72,6 +72,7 @@ NODE = {
     "pause": {"conn"},
     "wheel": {"conn"},
     "resume": {"conn"},
+    "proxied": {"conn"},
     # settings, keys, names, certificates
     "config": {"rate", "suggest"},
     "keystore": set(),
@@ -93,7 +94,7 @@ NODE = {
     "varz": {"bootstrap", "stats", "worker"},
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
     "worker.c": {"http", "limits", "link_io", "session", "stream"},
-    "session": {"http", "limits", "link_io", "login", "pages", "stream", "worker"},
+    "session": {"http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
     "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
     "control": {"bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},

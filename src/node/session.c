@@ -15,6 +15,7 @@
 #include "node/log.h"
 #include "node/login.h"
 #include "node/pages.h"
+#include "node/proxied.h"
 #include "proto/frame.h"
 #include "proto/hello.h"
 #include "proto/http1.h"
@@ -140,17 +141,22 @@ static void free_unopened(uv_handle_t *h)
     free(c);
 }
 
-static bool trusted_proxy(const struct worker *w, const struct conn_addr *a)
+/* Bytes before everything else, with proxy_protocol on.  As stream_ops.prelude. */
+static ssize_t on_prelude(struct stream *s, const uint8_t *buf, size_t n)
 {
-    const struct config *cfg = w->site->config;
-    for (int i = 0; i < cfg->n_proxies; i++) {
-        const struct config_cidr *p = &cfg->proxies[i];
-        int bytes = p->bits / 8, rest = p->bits % 8;
-        if (memcmp(a->ip, p->ip, (size_t)bytes) == 0 &&
-            (rest == 0 || ((a->ip[bytes] ^ p->ip[bytes]) >> (8 - rest)) == 0))
-            return true;
+    struct conn *c = conn_of(s);
+    const struct config *cfg = c->worker->site->config;
+    const char *why = NULL;
+    int len = proxied_header(cfg, &c->addr, buf, n, &why);
+    if (len < 0) {
+        session_close(c, STAT_CLOSED_PROXY_HEADER, why);
+        return -1;
     }
-    return false;
+    if (len > 0 && len != PROXIED_NOTHING)
+        login_admit(c);
+    if (s->closing)
+        return -1;
+    return len == PROXIED_NOTHING ? STREAM_NO_PRELUDE : len;
 }
 
 void session_accept(struct worker *w, struct worker_listener *l)
@@ -191,35 +197,22 @@ void session_accept(struct worker *w, struct worker_listener *l)
     stats_add(&w->stats, STAT_ACCEPTS, 1);
     stats_add(&w->stats, STAT_CONNECTIONS, 1);
     wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
-    /* behind a proxy the address that counts comes with the head */
-    if (l->port_kind == HTTP_MAIN_PLAIN && trusted_proxy(w, &c->addr))
+    bool trusted = proxied_trusted(w->site->config, &c->addr);
+    c->stream.prelude = w->site->config->proxy_protocol;
+    /* behind a proxy the address that counts comes with the head, or before it */
+    if (trusted && (c->stream.prelude || l->port_kind == HTTP_MAIN_PLAIN))
         return;
     login_admit(c);
 }
 
 /* ---- HTTP ---- */
 
-/* The address that a trusted proxy names: the last of X-Forwarded-For, else X-Real-IP. */
+/* Behind a proxy that speaks plain HTTP to us: the client's address. */
 static void take_forwarded(struct conn *c, const struct http1_head *head)
 {
-    struct worker *w = c->worker;
-    if (c->login->port_kind != HTTP_MAIN_PLAIN || c->login->counted || !trusted_proxy(w, &c->addr))
+    if (c->login->port_kind != HTTP_MAIN_PLAIN || c->login->counted)
         return;
-    const struct http1_str *v = http1_find(head, "X-Forwarded-For");
-    if (!v)
-        v = http1_find(head, "X-Real-IP");
-    char text[64];
-    size_t from = v ? v->n : 0;
-    while (from > 0 && v->p[from - 1] != ',' && v->p[from - 1] != ' ')
-        from--;
-    if (v && v->n - from < sizeof(text)) {
-        struct sockaddr_storage ss;
-        memcpy(text, v->p + from, v->n - from);
-        text[v->n - from] = '\0';
-        if (uv_ip4_addr(text, 0, (struct sockaddr_in *)&ss) == 0 ||
-            uv_ip6_addr(text, 0, (struct sockaddr_in6 *)&ss) == 0)
-            conn_addr_set(&c->addr, (struct sockaddr *)&ss);
-    }
+    proxied_forwarded(&c->addr, head);
     login_admit(c);
 }
 
@@ -477,7 +470,8 @@ static void on_conn_closed(struct stream *s, enum stream_end end, const char *de
     worker_conn_free(c);
 }
 
-static const struct stream_ops login_ops = {.input = on_login_input, .closed = on_conn_closed};
+static const struct stream_ops login_ops = {
+    .input = on_login_input, .prelude = on_prelude, .closed = on_conn_closed};
 static const struct stream_ops client_ops = {.input = on_client_input, .closed = on_conn_closed};
 
 /* ---- deadlines ---- */

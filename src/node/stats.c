@@ -29,6 +29,8 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_CLOSED_LOGIN_TIMEOUT, "closed_login_timeout", "closed: no login in time"),
     COUNTER(STAT_CLOSED_TLS, "closed_tls", "closed: TLS handshake failed or a record was broken"),
     COUNTER(STAT_CLOSED_HTTP, "closed_http", "closed: not HTTP, or a head too long"),
+    COUNTER(STAT_CLOSED_PROXY_HEADER, "closed_proxy_header",
+            "closed: PROXY header missing, malformed, or from an address that is not trusted"),
     COUNTER(STAT_CLOSED_HELLO, "closed_hello", "closed: login message malformed"),
     COUNTER(STAT_CLOSED_FRAME, "closed_frame", "closed: a forbidden frame or length from a client"),
     COUNTER(STAT_CLOSED_PRIVILEGED, "closed_privileged",

@@ -25,12 +25,13 @@ enum stat_id {
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
     STAT_CLOSED_LOGIN_TIMEOUT,
-    STAT_CLOSED_TLS,        /* handshake failed or record broken */
-    STAT_CLOSED_HTTP,       /* not HTTP, or a head too long */
-    STAT_CLOSED_HELLO,      /* login message malformed */
-    STAT_CLOSED_FRAME,      /* a frame that no client may send, or of a forbidden length */
-    STAT_CLOSED_PRIVILEGED, /* mesh frame from a client without that right */
-    STAT_CLOSED_STALLED,    /* the reader took nothing for too long */
+    STAT_CLOSED_TLS,          /* handshake failed or record broken */
+    STAT_CLOSED_HTTP,         /* not HTTP, or a head too long */
+    STAT_CLOSED_PROXY_HEADER, /* PROXY header missing, malformed, or from a stranger */
+    STAT_CLOSED_HELLO,        /* login message malformed */
+    STAT_CLOSED_FRAME,        /* a frame that no client may send, or of a forbidden length */
+    STAT_CLOSED_PRIVILEGED,   /* mesh frame from a client without that right */
+    STAT_CLOSED_STALLED,      /* the reader took nothing for too long */
     STAT_CLOSED_NO_MEMORY,
     STAT_CLOSED_PEER,  /* the other side closed or reset */
     STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */

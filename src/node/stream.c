@@ -590,6 +590,12 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     struct stream *s = h->data;
     unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
+    if (s->prelude) {
+        if (s->carry_len)
+            memcpy(s->io->read_buf, s->carry, s->carry_len);
+        *buf = uv_buf_init((char *)s->io->read_buf + s->carry_len, STREAM_READ_SIZE - s->carry_len);
+        return;
+    }
     if (s->ssl || s->ctx) {
         *buf = uv_buf_init((char *)s->io->read_buf, size);
         return;
@@ -613,6 +619,29 @@ static int make_server_ssl(struct stream *s)
     return 0;
 }
 
+/* n bytes stand in the read buffer, those carried included.  Returns how many of them are past the prelude, and *rest; 0: none,
+ * or the stream ended. */
+static size_t take_prelude(struct stream *s, size_t n, uint8_t **rest)
+{
+    uint8_t *buf = s->io->read_buf;
+    ssize_t used = s->ops->prelude(s, buf, n);
+    if (used < 0 || s->closing)
+        return 0;
+    if (used == 0) {
+        if (n > CHUNK_LARGE || keep_carry(s, buf, n) < 0)
+            end_with(s, STREAM_END_MEMORY, "no memory");
+        return 0;
+    }
+    s->prelude = false;
+    keep_carry(s, buf, 0);
+    if (used == STREAM_NO_PRELUDE)
+        used = 0;
+    *rest = buf + used;
+    if (!s->ssl && !s->ctx)
+        memcpy(s->io->plain_buf, *rest, n - (size_t)used);
+    return n - (size_t)used;
+}
+
 static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
 {
     struct stream *s = h->data;
@@ -627,16 +656,20 @@ static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
     }
     s->bytes_in += (uint64_t)nread;
     stats_add(s->io->stats, STAT_BYTES_IN, (uint64_t)nread);
+    uint8_t *bytes = (uint8_t *)buf->base;
+    size_t n = (size_t)nread;
+    if (s->prelude && (n = take_prelude(s, s->carry_len + n, &bytes)) == 0)
+        return;
     if (!s->ctx && !s->ssl) {
-        received(s, (size_t)nread);
+        received(s, n);
         return;
     }
     if (!s->ssl && make_server_ssl(s) < 0) {
         end_with(s, STREAM_END_MEMORY, "no memory");
         return;
     }
-    s->io->bio_in = (const uint8_t *)buf->base;
-    s->io->bio_in_len = (size_t)nread;
+    s->io->bio_in = bytes;
+    s->io->bio_in_len = n;
     read_tls(s);
     s->io->bio_in_len = 0;
 }

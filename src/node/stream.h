@@ -30,6 +30,7 @@ struct stream_ws; /* stream_parts.h */
 enum {
     STREAM_READ_SIZE = 256 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
+    STREAM_NO_PRELUDE = 1 << 30,
     STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
     STREAM_NOTSENT_LOWAT = 128 << 10,
     STREAM_CONGESTED = 192 << 10, /* in the queue: its senders had better wait until it is flushed */
@@ -73,6 +74,9 @@ struct stream_ops {
     /* Plaintext stands at buf[n] and may be changed in place.  Returns how many bytes are done with; the rest is shown
      * again with more after it.  A negative return says that the owner has closed the stream. */
     ssize_t (*input)(struct stream *s, uint8_t *buf, size_t n);
+    /* With stream.prelude: bytes before everything else, TLS too, stand at buf[n], shown from the first until it returns
+     * how many there are, or STREAM_NO_PRELUDE: they are none.  0: needs more.  Negative: the owner has closed the stream. */
+    ssize_t (*prelude)(struct stream *s, const uint8_t *buf, size_t n);
     /* Connected (and the TLS handshake done).  May be NULL. */
     void (*open)(struct stream *s);
     /* The socket is closed, nothing refers to s any more: free it. */
@@ -102,6 +106,7 @@ struct stream {
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush;
     bool awaited; /* set by the owner: tell io->relieved */
+    bool prelude; /* set after accept: the first bytes are for ops->prelude */
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */

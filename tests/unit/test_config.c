@@ -496,7 +496,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 26);
+    assert_int_equal(n, 27);
 }
 
 static void test_suggestions(void **state)
