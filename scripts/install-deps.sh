@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12.  Idempotent: what is there is left alone.
 #
-# usage: install-deps.sh [--list] [build] [clang] [check] [go] [docker]        (nothing named: all)
+# usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [docker]     (nothing named: all)
 #
 #   build   gcc, CMake, Ninja, the libraries, Python for the demonstration
 #   clang   the second compiler, with its sanitizers and fuzzer
 #   check   clang-format, shellcheck
 #   go      Go, and Tailscale's derper and derpprobe, built into build/tools; what the tests with them need
+#   proxies nginx, HAProxy, Caddy: the tests put them before a node; they are not started as services
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
 #
 # Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
@@ -17,10 +18,11 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 BUILD=(gcc libc6-dev cmake ninja-build pkg-config python3
-    libuv1-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libcmocka-dev)
+    libuv1-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libwslay-dev libcmocka-dev)
 CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
 GO=(ca-certificates git openssl)
+PROXIES=(nginx-light haproxy caddy)
 DOCKER=(debootstrap)
 GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
 
@@ -37,6 +39,7 @@ missing_packages() {
         go_find >/dev/null || have go || wanted+=(golang-go)
         ;;
     esac
+    case " $GROUPS_WANTED " in *' proxies '*) wanted+=("${PROXIES[@]}") ;; esac
     case " $GROUPS_WANTED " in *' docker '*)
         wanted+=("${DOCKER[@]}")
         have docker || wanted+=(docker.io)
@@ -48,8 +51,23 @@ missing_packages() {
     done
 }
 
+# Packages of servers start them; of the proxies the tests want only the programs.
+install_quietly() {
+    local policy=/usr/sbin/policy-rc.d package
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        # shellcheck disable=SC2064  # the path as it is now
+        trap "rm -f $policy" EXIT
+    fi
+    apt-get install -q -y --no-install-recommends "$@"
+    if have systemctl; then
+        for package in "$@"; do systemctl disable "${package%-light}" >/dev/null 2>&1 || true; done
+    fi
+}
+
 install_packages() {
-    local missing=()
+    local missing=() proxies=() rest=() package
     have dpkg-query || die "this is no Debian: install by hand what corresponds to: ${BUILD[*]} ${CLANG[*]} ${CHECK[*]}"
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -gt 0 ] || return 0
@@ -58,7 +76,14 @@ install_packages() {
     echo "installing: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q
-    apt-get install -q -y --no-install-recommends "${missing[@]}"
+    for package in "${missing[@]}"; do
+        case " ${PROXIES[*]} " in
+        *" $package "*) proxies+=("$package") ;;
+        *) rest+=("$package") ;;
+        esac
+    done
+    [ ${#rest[@]} = 0 ] || apt-get install -q -y --no-install-recommends "${rest[@]}"
+    [ ${#proxies[@]} = 0 ] || install_quietly "${proxies[@]}"
 }
 
 # Fetches a Go that is new enough, with whatever Go there is.
@@ -96,11 +121,11 @@ main() {
     for group in "$@"; do
         case $group in
         --list) list=true ;;
-        build | clang | check | go | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
-        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [docker]" ;;
+        build | clang | check | go | proxies | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
+        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [docker]" ;;
         esac
     done
-    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go docker'
+    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go proxies docker'
     if $list; then
         missing_packages
         return

@@ -34,7 +34,8 @@ stage_deps() {
     case $1 in
     format | includes) echo check ;;
     build-clang | fuzz) echo build clang ;;
-    integration | integration-asan | bench) echo build go ;;
+    integration) echo build go proxies ;;
+    integration-asan | bench) echo build go ;;
     docker) echo build docker ;;
     *) echo build ;;
     esac

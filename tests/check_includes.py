@@ -28,7 +28,7 @@ STANDARD = {
     "stdint.h", "stdio.h", "stdlib.h", "string.h", "strings.h", "sodium.h", "assert.h",
 }
 PURE_SYSTEM = {
-    "proto": STANDARD | {"arpa/inet.h", "endian.h", "jansson.h", "msgpack.h", "yaml.h"},
+    "proto": STANDARD | {"arpa/inet.h", "endian.h", "jansson.h", "msgpack.h", "wslay/wslay.h", "yaml.h"},
     "mesh": STANDARD | {"arpa/inet.h", "endian.h", "msgpack.h"},
 }
 # What the pure rooms must not call, whichever header brings it.
@@ -47,11 +47,12 @@ GROUPS = {
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make"},
     "control": {"control", "mesh_io"},
     "server": {"server", "server_check"},
+    "stream": {"stream", "stream_parts", "stream_ws"},
 }
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "stats", "http", "systemd", "oneshot", "clients"}
+LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
@@ -61,6 +62,7 @@ NODE = {
     "buf": set(),
     "stats": set(),
     "login": set(),
+    "rate": set(),
     "http": set(),
     "systemd": set(),
     "oneshot": set(),
@@ -69,8 +71,10 @@ NODE = {
     "heard": {"conn"},
     "pause": {"conn"},
     "wheel": {"conn"},
+    "resume": {"conn"},
+    "proxied": {"conn"},
     # settings, keys, names, certificates
-    "config": {"suggest"},
+    "config": {"rate", "suggest"},
     "keystore": set(),
     "listen": set(),
     "resolve": set(),
@@ -78,7 +82,7 @@ NODE = {
     "site": {"keystore", "listen", "tls"},
     # a connection and the hot path
     "stream": {"buf", "sendq", "stats", "tls"},
-    "conn": {"pause", "stream"},
+    "conn": {"pause", "rate", "resume", "stream"},
     "inbox": {"conn", "site"},
     "limits": {"conn"},
     "relay": {"conn", "heard", "inbox", "stats"},
@@ -90,7 +94,7 @@ NODE = {
     "varz": {"bootstrap", "stats", "worker"},
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
     "worker.c": {"http", "limits", "link_io", "session", "stream"},
-    "session": {"http", "limits", "link_io", "login", "pages", "stream", "worker"},
+    "session": {"http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
     "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
     "control": {"bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},

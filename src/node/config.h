@@ -56,11 +56,14 @@ struct config {
     char *acme_email, *acme_url;
     struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
     int n_proxies;
+    bool proxy_protocol;                         /* trusted proxies begin with a PROXY header */
     int workers;                                 /* ≥ 1 */
     uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */
     uint32_t max_clients;                        /* 0: from memory and descriptors */
     uint32_t login_limit;                        /* connections before login in all: 2048 */
     uint32_t login_limit_ip;                     /* … per IPv4 address or IPv6 /64: 64 */
+    uint32_t client_rate;                        /* bytes/s; 0: no limit */
+    uint32_t client_burst;                       /* bytes, ≥ 65568 */
     bool transit;
     struct config_listen metrics; /* 127.0.0.1:9911 */
     char *admin;                  /* /run/derpmesh/admin.sock */

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "node/rate.h"
 #include "node/suggest.h"
 
 struct key {
@@ -67,6 +68,16 @@ static int set_number(struct config *c, const struct key *k, const char *text)
 static int set_number_auto(struct config *c, const struct key *k, const char *text)
 {
     if (strcasecmp(text, "auto") == 0) {
+        *(uint32_t *)field(c, k) = 0;
+        return 0;
+    }
+    return set_number(c, k, text);
+}
+
+/* Zero stands for "off". */
+static int set_rate(struct config *c, const struct key *k, const char *text)
+{
+    if (strcasecmp(text, "off") == 0 || strcmp(text, "0") == 0) {
         *(uint32_t *)field(c, k) = 0;
         return 0;
     }
@@ -276,6 +287,12 @@ static const struct key keys[] = {
      .wants = "up to 32 IP addresses or prefixes (10.0.0.0/8), loopback or none",
      .set = set_proxies,
      .at = AT(proxies)},
+    {.name = "proxy_protocol",
+     .def = "off",
+     .meaning = "on: trusted proxies begin each connection with a PROXY header (v1 or v2)",
+     .wants = "on or off",
+     .set = set_bool,
+     .at = AT(proxy_protocol)},
     {.name = "workers",
      .def = "auto",
      .shown = "one a core",
@@ -301,6 +318,22 @@ static const struct key keys[] = {
      .set = set_number_auto,
      .at = AT(max_clients),
      .max = 10000000},
+    {.name = "client_rate",
+     .def = "off",
+     .meaning = "bytes/s that a client may send (payloads of frames)",
+     .wants = "a number of bytes/s from 1000 to 4294967295, or off",
+     .set = set_rate,
+     .at = AT(client_rate),
+     .min = 1000,
+     .max = UINT32_MAX},
+    {.name = "client_burst",
+     .def = "65568",
+     .meaning = "bytes that it may send at once when it has been silent",
+     .wants = "a number of bytes from 65568 (the largest frame) to 1000000000",
+     .set = set_number,
+     .at = AT(client_burst),
+     .min = RATE_BURST_MIN,
+     .max = 1000000000},
     {.name = "login_limit",
      .def = "2048",
      .meaning = "connections before login, in all",
@@ -364,9 +397,8 @@ _Static_assert(sizeof(keys) / sizeof(keys[0]) <= (size_t)CONFIG_KEYS_MAX,
 
 /* Keys that later versions have.  Passing over one of them in silence would open a relay that its operator believes
  * closed, or drop a limit. */
-static const char *const later[] = {
-    "allow",       "verify_url",   "verify_socket", "verify_fail_open",    "admit",
-    "client_rate", "client_burst", "derper_peers",  "derper_mesh_key_file"};
+static const char *const later[] = {"allow", "verify_url",   "verify_socket",       "verify_fail_open",
+                                    "admit", "derper_peers", "derper_mesh_key_file"};
 
 /* ---- names ---- */
 

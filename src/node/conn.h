@@ -15,6 +15,8 @@
 
 #include "mesh/routes.h"
 #include "node/pause.h"
+#include "node/rate.h"
+#include "node/resume.h"
 #include "node/stream.h"
 #include "proto/key.h"
 
@@ -55,6 +57,8 @@ struct conn {
     uint32_t wheel_slot;
     uint64_t keepalive_at; /* client: ms */
     struct pause pause;
+    struct resume resume; /* client: it sends faster than it may */
+    struct rate rate;     /* client: how fast it may send */
 };
 
 static inline struct conn *conn_of(struct stream *s)

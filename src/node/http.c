@@ -4,7 +4,8 @@
  * gets a small reply that is written here in whole, header lines in the order of Go's server.
  * Failure: what cannot be answered in a sensible way (a body with an upgrade, an unknown transfer coding, no
  * HTTP) gets a 4xx or 5xx with a sentence, and the connection is to be closed.  Nothing of a request is ever
- * put into a reply but the checked challenge, and the target of a redirect with everything unusual escaped.
+ * put into a reply but the checked challenge, a short harmless header of a failed WebSocket handshake, and the
+ * target of a redirect with everything unusual escaped.
  *
  * Where this differs from derper: no Date (there is no clock here), /debug only under its name, no redirect that cleans "//"
  * out of paths, no HTTP/1.0 keep-alive, a request with a body is the last one of its connection. */
@@ -13,6 +14,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <openssl/evp.h>
 
 #include "proto/frame.h"
 
@@ -26,6 +29,7 @@
     "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; form-action 'self'; "              \
     "base-uri 'self'; block-all-mixed-content; object-src 'none'; style-src 'self' 'unsafe-inline'\r\n"
 #define HSTS     "Strict-Transport-Security: max-age=63072000; includeSubDomains\r\n"
+#define WS_BAD   "WebSocket protocol violation: "
 #define NO_FRAME "X-Frame-Options: DENY\r\n"
 /* What derper's tsweb.AddBrowserHeaders sets; Content-Type goes between the first and the others. */
 #define BROWSER_REST HSTS NOSNIFF NO_FRAME
@@ -173,6 +177,139 @@ static void mesh_link(const struct answer *a, const struct http_site *site)
     put(a->out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: derpmesh/1\r\nConnection: Upgrade\r\n\r\n");
 }
 
+/* ---- WebSocket: checks, texts and their order are those of derper's library (coder/websocket, Accept) ---- */
+
+enum { WS_KEY_LEN = 24, WS_ACCEPT_MAX = 29 };
+
+/* The value as Go's %q writes it, or … where it is long or holds anything unusual. */
+static const char *quoted(char buf[static 80], const struct http1_str *v)
+{
+    size_t n = v ? v->n : 0;
+    bool plain = n <= 64;
+    for (size_t i = 0; plain && i < n; i++) {
+        char c = v->p[i];
+        plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                (c && strchr(" ,-_./+=", c));
+    }
+    snprintf(buf, 80, plain ? "\"%.*s\"" : "\"…\"", (int)n, n ? v->p : "");
+    return buf;
+}
+
+/* headers: complete lines; before and after: what stands around the value. */
+static void ws_error(const struct answer *a, const char *status, const char *headers, const char *before,
+                     const struct http1_str *value, const char *after)
+{
+    char body[256], q[80];
+
+    snprintf(body, sizeof body, "%s%s%s\n", before, quoted(q, value), after);
+    reply(a, status, headers, body);
+}
+
+/* 16 bytes in base64, as Go decodes it: the unused bits of the last digit may be anything. */
+static bool ws_key_ok(struct http1_str s)
+{
+    for (size_t i = 0; i < s.n && i < WS_KEY_LEN - 2; i++) {
+        char c = s.p[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '+' ||
+              c == '/'))
+            return false;
+    }
+    return s.n == WS_KEY_LEN && s.p[22] == '=' && s.p[23] == '=';
+}
+
+/* Whether the handshake is one; if not, it is answered. */
+static bool ws_checked(const struct answer *a)
+{
+    const struct http1_str *version = http1_find(a->req, "Sec-WebSocket-Version");
+    const struct http1_str *key = http1_find(a->req, "Sec-WebSocket-Key");
+
+    if (a->req->minor == 0)
+        error_page(a, "426 Upgrade Required",
+                   WS_BAD "handshake request must be at least HTTP/1.1: \"HTTP/1.0\"\n");
+    else if (!http1_has_token(a->req, "Connection", "Upgrade"))
+        ws_error(a, "426 Upgrade Required", "Connection: Upgrade\r\n" PLAIN "Upgrade: websocket\r\n" NOSNIFF,
+                 WS_BAD "Connection header ", http1_find(a->req, "Connection"), " does not contain Upgrade");
+    else if (!http1_is(a->req->method, "GET"))
+        ws_error(a, "405 Method Not Allowed", PLAIN NOSNIFF,
+                 WS_BAD "handshake request method is not GET but ", &a->req->method, "");
+    else if (!version || !http1_is(*version, "13"))
+        ws_error(a, "400 Bad Request", PLAIN "Sec-Websocket-Version: 13\r\n" NOSNIFF,
+                 "unsupported WebSocket protocol version (only 13 is supported): ", version, "");
+    else if (!key)
+        error_page(a, "400 Bad Request", WS_BAD "missing Sec-WebSocket-Key\n");
+    else if (http1_count(a->req, "Sec-WebSocket-Key") > 1)
+        error_page(a, "400 Bad Request", WS_BAD "multiple Sec-WebSocket-Key headers\n");
+    else if (!ws_key_ok(*key))
+        ws_error(a, "400 Bad Request", PLAIN NOSNIFF, WS_BAD "invalid Sec-WebSocket-Key ", key,
+                 ", must be a 16 byte base64 encoded string");
+    else
+        return true;
+    return false;
+}
+
+static bool ws_accept(char out[static WS_ACCEPT_MAX], struct http1_str key)
+{
+    static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    char text[WS_KEY_LEN + sizeof guid];
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    size_t n;
+
+    memcpy(text, key.p, WS_KEY_LEN);
+    memcpy(text + WS_KEY_LEN, guid, sizeof guid);
+    if (EVP_Q_digest(NULL, "SHA1", NULL, text, sizeof text - 1, digest, &n) != 1)
+        return false;
+    EVP_EncodeBlock((unsigned char *)out, digest, (int)n);
+    return true;
+}
+
+/* The first of the offered subprotocols that is "derp", as it is written there. */
+static struct http1_str ws_subprotocol(const struct http1_head *req)
+{
+    for (int i = 0; i < req->n_headers; i++) {
+        struct http1_str v = req->headers[i].value;
+        if (!http1_is_nocase(req->headers[i].name, "Sec-WebSocket-Protocol"))
+            continue;
+        while (v.n > 0) {
+            struct http1_str token = http1_token(&v);
+            if (http1_is_nocase(token, "derp"))
+                return token;
+        }
+    }
+    return (struct http1_str){"", 0};
+}
+
+/* Any Origin, no extension.  Who offers a subprotocol that only looks like ours is told so by a close frame. */
+static void websocket(const struct answer *a)
+{
+    static const char refusal[] = "\x88\x28\x03\xf0"
+                                  "client must speak the derp subprotocol";
+    struct http1_str sub = ws_subprotocol(a->req);
+    char accept[WS_ACCEPT_MAX];
+
+    if (has_body(a->req)) {
+        bad_page(a, "400 Bad Request", "a request to upgrade must not have a body\n");
+        return;
+    }
+    if (!ws_checked(a))
+        return;
+    if (!ws_accept(accept, *http1_find(a->req, "Sec-WebSocket-Key"))) {
+        bad_page(a, "500 Internal Server Error", "no SHA-1 here\n");
+        return;
+    }
+    put(a->out, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nSec-Websocket-Accept: %s\r\n",
+        accept);
+    if (sub.n > 0)
+        put(a->out, "Sec-Websocket-Protocol: %.*s\r\n", (int)sub.n, sub.p);
+    put(a->out, "Upgrade: websocket\r\n\r\n");
+    a->out->close = false;
+    if (http1_is(sub, "derp")) {
+        a->out->action = HTTP_WEBSOCKET;
+        return;
+    }
+    put(a->out, "%s", refusal);
+    a->out->close = true;
+}
+
 /* Any method, and Connection is not looked at: as derpserver's handler. */
 static void derp(const struct answer *a, const struct http_site *site)
 {
@@ -182,13 +319,13 @@ static void derp(const struct answer *a, const struct http_site *site)
         error_page(a, "404 Not Found", "derp server disabled\n");
         return;
     }
-    bool websocket = up && http1_is_nocase(*up, "websocket");
+    bool is_ws = up && http1_is_nocase(*up, "websocket");
 
     if (up && http1_is_nocase(*up, "derpmesh/1"))
         mesh_link(a, site);
-    else if (websocket && sub && contains(*sub, "derp"))
-        bad_page(a, "400 Bad Request", "DERP over WebSocket is not served here, only Upgrade: DERP\n");
-    else if (websocket || (up && http1_is_nocase(*up, "derp")))
+    else if (is_ws && sub && contains(*sub, "derp"))
+        websocket(a);
+    else if (is_ws || (up && http1_is_nocase(*up, "derp")))
         derp_login(a, site);
     else
         error_page(a, "426 Upgrade Required", "DERP requires connection upgrade\n");

@@ -14,9 +14,10 @@
 enum http_port { HTTP_MAIN, HTTP_MAIN_PLAIN, HTTP_PORT80 };
 
 enum http_action {
-    HTTP_REPLY, /* send the reply; then keep or close */
-    HTTP_DERP,  /* Upgrade: DERP (or websocket without a subprotocol): start the login */
-    HTTP_MESH,  /* Upgrade: derpmesh/1 */
+    HTTP_REPLY,     /* send the reply; then keep or close */
+    HTTP_DERP,      /* Upgrade: DERP (or websocket without a subprotocol): start the login */
+    HTTP_WEBSOCKET, /* 101; the login goes on in WebSocket messages */
+    HTTP_MESH,      /* Upgrade: derpmesh/1 */
     /* Under the name derper: pages that are made at the moment; http_head follows once their length is known. */
     HTTP_VARZ,
     HTTP_BOOTSTRAP
@@ -41,7 +42,7 @@ struct http_site {
     const char *home;         /* "" (or NULL): the page; "blank"; a URL to go to */
 };
 
-/* Decides and writes the reply (for HTTP_DERP without fast start and for HTTP_MESH: the 101). */
+/* Decides and writes the reply (for HTTP_DERP without fast start, HTTP_WEBSOCKET and HTTP_MESH: the 101). */
 void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port,
                  const struct http_site *site);
 /* The head for HTTP_VARZ and HTTP_BOOTSTRAP; the body, of len bytes, is the caller's to send. */

@@ -319,7 +319,7 @@ static size_t skip_some(struct conn *c, size_t n)
 
 ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n)
 {
-    size_t off = skip_some(c, n);
+    size_t off = skip_some(c, n), headers = 0;
     struct run run = {.from = c, .sender = c->gen, .hops = MESH_HOPS_START, .src_node = r->self};
     if (!c->active && off < n)
         r->ops->active(r->ctx, c);
@@ -331,9 +331,12 @@ ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t
         if (f.type != FRAME_SEND_PACKET) {
             run_end(r, &run);
             ssize_t used = client_frame(r, c, &f, size, n - off);
-            if (used <= 0)
-                return used < 0 ? -1 : (ssize_t)off;
+            if (used < 0)
+                return -1;
+            if (used == 0)
+                break;
             off += (size_t)used;
+            headers += FRAME_HEADER_LEN;
             continue;
         }
         if (f.len < KEY_LEN || f.len > KEY_LEN + FRAME_PACKET_MAX) {
@@ -344,8 +347,10 @@ ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t
             break;
         run_add(r, &run, &f);
         off += size;
+        headers += FRAME_HEADER_LEN;
     }
     run_end(r, &run);
+    r->payload = off - headers;
     return (ssize_t)off;
 }
 

@@ -63,6 +63,7 @@ struct relay {
     uint32_t n_nodes;
     struct relay_batch *batch; /* by worker */
     struct derp_key last_gleaned;
+    size_t payload; /* of the frames that the last relay_client_input took, without their headers */
 };
 
 int relay_init(struct relay *r, uint64_t seed); /* 0 or -1 no memory; the plain members are set before */

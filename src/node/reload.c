@@ -152,10 +152,12 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
     } settings[] = {
         {"trusted_proxies",
          a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
+        {"proxy_protocol", a->proxy_protocol == b->proxy_protocol},
         {"keepalive",
          a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},
         {"max_clients", a->max_clients == b->max_clients},
         {"login_limit", a->login_limit == b->login_limit && a->login_limit_ip == b->login_limit_ip},
+        {"client_rate", a->client_rate == b->client_rate && a->client_burst == b->client_burst},
         {"transit", a->transit == b->transit},
         {"drain_timeout", a->drain_timeout_ms == b->drain_timeout_ms},
         {"log", a->log_level == b->log_level && a->log_format == b->log_format},

@@ -15,6 +15,7 @@
 #include "node/log.h"
 #include "node/login.h"
 #include "node/pages.h"
+#include "node/proxied.h"
 #include "proto/frame.h"
 #include "proto/hello.h"
 #include "proto/http1.h"
@@ -140,17 +141,22 @@ static void free_unopened(uv_handle_t *h)
     free(c);
 }
 
-static bool trusted_proxy(const struct worker *w, const struct conn_addr *a)
+/* Bytes before everything else, with proxy_protocol on.  As stream_ops.prelude. */
+static ssize_t on_prelude(struct stream *s, const uint8_t *buf, size_t n)
 {
-    const struct config *cfg = w->site->config;
-    for (int i = 0; i < cfg->n_proxies; i++) {
-        const struct config_cidr *p = &cfg->proxies[i];
-        int bytes = p->bits / 8, rest = p->bits % 8;
-        if (memcmp(a->ip, p->ip, (size_t)bytes) == 0 &&
-            (rest == 0 || ((a->ip[bytes] ^ p->ip[bytes]) >> (8 - rest)) == 0))
-            return true;
+    struct conn *c = conn_of(s);
+    const struct config *cfg = c->worker->site->config;
+    const char *why = NULL;
+    int len = proxied_header(cfg, &c->addr, buf, n, &why);
+    if (len < 0) {
+        session_close(c, STAT_CLOSED_PROXY_HEADER, why);
+        return -1;
     }
-    return false;
+    if (len > 0 && len != PROXIED_NOTHING)
+        login_admit(c);
+    if (s->closing)
+        return -1;
+    return len == PROXIED_NOTHING ? STREAM_NO_PRELUDE : len;
 }
 
 void session_accept(struct worker *w, struct worker_listener *l)
@@ -191,41 +197,30 @@ void session_accept(struct worker *w, struct worker_listener *l)
     stats_add(&w->stats, STAT_ACCEPTS, 1);
     stats_add(&w->stats, STAT_CONNECTIONS, 1);
     wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
-    /* behind a proxy the address that counts comes with the head */
-    if (l->port_kind == HTTP_MAIN_PLAIN && trusted_proxy(w, &c->addr))
+    bool trusted = proxied_trusted(w->site->config, &c->addr);
+    c->stream.prelude = w->site->config->proxy_protocol;
+    /* behind a proxy the address that counts comes with the head, or before it */
+    if (trusted && (c->stream.prelude || l->port_kind == HTTP_MAIN_PLAIN))
         return;
     login_admit(c);
 }
 
 /* ---- HTTP ---- */
 
-/* The address that a trusted proxy names: the last of X-Forwarded-For, else X-Real-IP. */
+/* Behind a proxy that speaks plain HTTP to us: the client's address. */
 static void take_forwarded(struct conn *c, const struct http1_head *head)
 {
-    struct worker *w = c->worker;
-    if (c->login->port_kind != HTTP_MAIN_PLAIN || c->login->counted || !trusted_proxy(w, &c->addr))
+    if (c->login->port_kind != HTTP_MAIN_PLAIN || c->login->counted)
         return;
-    const struct http1_str *v = http1_find(head, "X-Forwarded-For");
-    if (!v)
-        v = http1_find(head, "X-Real-IP");
-    char text[64];
-    size_t from = v ? v->n : 0;
-    while (from > 0 && v->p[from - 1] != ',' && v->p[from - 1] != ' ')
-        from--;
-    if (v && v->n - from < sizeof(text)) {
-        struct sockaddr_storage ss;
-        memcpy(text, v->p + from, v->n - from);
-        text[v->n - from] = '\0';
-        if (uv_ip4_addr(text, 0, (struct sockaddr_in *)&ss) == 0 ||
-            uv_ip6_addr(text, 0, (struct sockaddr_in6 *)&ss) == 0)
-            conn_addr_set(&c->addr, (struct sockaddr *)&ss);
-    }
+    proxied_forwarded(&c->addr, head);
     login_admit(c);
 }
 
 static void start_derp(struct conn *c, const struct http1_str *ideal)
 {
     c->not_ideal = ideal && ideal->n > 0; /* clients name the node only where it is not this one */
+    if (c->not_ideal && !http1_is(*ideal, c->worker->site->self->name))
+        stats_add(&c->worker->stats, STAT_IDEAL_NODE_OTHER, 1);
     uint8_t frame[HELLO_SERVER_KEY_LEN];
     size_t n = hello_server_key(frame, &c->worker->site->node_key.pub);
     stream_send_raw(&c->stream, frame, n);
@@ -280,7 +275,13 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
         pages_send(c, &reply, &head);
     else if (!(reply.action == HTTP_DERP && reply.fast_start))
         stream_send_raw(&c->stream, reply.text, reply.len);
-    if (reply.action == HTTP_DERP)
+    if (reply.action == HTTP_WEBSOCKET && stream_ws_start(&c->stream) < 0) {
+        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+        return -1;
+    }
+    if (reply.action == HTTP_WEBSOCKET)
+        stats_add(&w->stats, STAT_WEBSOCKET_ACCEPTS, 1);
+    if (reply.action == HTTP_DERP || reply.action == HTTP_WEBSOCKET)
         start_derp(c, http1_find(&head, "Ideal-Node"));
     else if (reply.action == HTTP_MESH)
         become_link(c);
@@ -322,6 +323,22 @@ static uint64_t next_keepalive(const struct worker *w, uint64_t now)
     return now + cfg->keepalive_min_ms + (span ? randombytes_uniform(span) : 0);
 }
 
+static void rate_set(struct conn *c)
+{
+    const struct config *cfg = c->worker->site->config;
+    rate_init(&c->rate, cfg->client_rate, cfg->client_burst, uv_now(&c->worker->loop));
+    uint32_t most = rate_read_max(&c->rate);
+    c->stream.read_max = most < STREAM_READ_SIZE ? most : 0;
+}
+
+void session_rate_changed(struct conn *c)
+{
+    if (c->kind != CONN_CLIENT)
+        return;
+    rate_set(c);
+    resume_now(&c->worker->resumes, c);
+}
+
 static void become_client(struct conn *c, const struct derp_key *key)
 {
     struct worker *w = c->worker;
@@ -333,6 +350,7 @@ static void become_client(struct conn *c, const struct derp_key *key)
     c->not_here_at = now;
     c->keepalive_at = next_keepalive(w, now);
     c->stream.ops = &client_ops;
+    rate_set(c);
     make_active(w, c);
     c->announced = true;
     stats_add(&w->stats, STAT_LOGINS, 1);
@@ -384,8 +402,9 @@ static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
 static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
 {
     struct conn *c = conn_of(s);
+    const struct stream_ws *ws = s->ws;
     size_t off = 0;
-    while (off < n && c->login) {
+    while (off < n && c->login && s->ws == ws) {
         if (s->end_after_flush)
             return (ssize_t)n; /* what comes after the last reply is not read */
         ssize_t used =
@@ -404,7 +423,14 @@ static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
 static ssize_t on_client_input(struct stream *s, uint8_t *buf, size_t n)
 {
     struct conn *c = conn_of(s);
-    return relay_client_input(&c->worker->relay, c, buf, n);
+    struct worker *w = c->worker;
+    ssize_t used = relay_client_input(&w->relay, c, buf, n);
+    if (used > 0 && c->rate.per_s > 0) {
+        uint64_t now = uv_now(&w->loop), wait = rate_take(&c->rate, w->relay.payload, now);
+        if (wait > 0 && resume_at(&w->resumes, c, now + wait) == 0)
+            stats_add(&w->stats, STAT_RATE_PAUSES, 1);
+    }
+    return used;
 }
 
 static void client_end(struct conn *c)
@@ -428,6 +454,9 @@ static void on_conn_closed(struct stream *s, enum stream_end end, const char *de
     if (end == STREAM_END_TLS) {
         stats_add(&w->stats, STAT_CLOSED_TLS, 1);
         conn_log(LOG_WARN, c, "closed", detail);
+    } else if (end == STREAM_END_WS) {
+        stats_add(&w->stats, STAT_CLOSED_FRAME, 1);
+        conn_log(LOG_WARN, c, "closed", detail);
     } else if (end == STREAM_END_MEMORY) {
         stats_add(&w->stats, STAT_CLOSED_NO_MEMORY, 1);
         conn_log(LOG_ERROR, c, "closed", detail);
@@ -441,7 +470,8 @@ static void on_conn_closed(struct stream *s, enum stream_end end, const char *de
     worker_conn_free(c);
 }
 
-static const struct stream_ops login_ops = {.input = on_login_input, .closed = on_conn_closed};
+static const struct stream_ops login_ops = {
+    .input = on_login_input, .prelude = on_prelude, .closed = on_conn_closed};
 static const struct stream_ops client_ops = {.input = on_client_input, .closed = on_conn_closed};
 
 /* ---- deadlines ---- */

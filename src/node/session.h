@@ -13,6 +13,8 @@ void session_accept(struct worker *w, struct worker_listener *l);
 void session_due(struct worker *w, struct conn *c, uint64_t now);
 /* A frame came from a connection that is not its key's active one: it is from now on. */
 void session_make_active(struct conn *c);
+/* The site's rate for clients is another one: c, if it is a client, has a full bucket of it and is read at once. */
+void session_rate_changed(struct conn *c);
 /* Closes any connection of the worker, counted and logged. */
 void session_close(struct conn *c, enum stat_id why, const char *text);
 

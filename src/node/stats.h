@@ -25,12 +25,13 @@ enum stat_id {
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
     STAT_CLOSED_LOGIN_TIMEOUT,
-    STAT_CLOSED_TLS,        /* handshake failed or record broken */
-    STAT_CLOSED_HTTP,       /* not HTTP, or a head too long */
-    STAT_CLOSED_HELLO,      /* login message malformed */
-    STAT_CLOSED_FRAME,      /* a frame that no client may send, or of a forbidden length */
-    STAT_CLOSED_PRIVILEGED, /* mesh frame from a client without that right */
-    STAT_CLOSED_STALLED,    /* the reader took nothing for too long */
+    STAT_CLOSED_TLS,          /* handshake failed or record broken */
+    STAT_CLOSED_HTTP,         /* not HTTP, or a head too long */
+    STAT_CLOSED_PROXY_HEADER, /* PROXY header missing, malformed, or from a stranger */
+    STAT_CLOSED_HELLO,        /* login message malformed */
+    STAT_CLOSED_FRAME,        /* a frame that no client may send, or of a forbidden length */
+    STAT_CLOSED_PRIVILEGED,   /* mesh frame from a client without that right */
+    STAT_CLOSED_STALLED,      /* the reader took nothing for too long */
     STAT_CLOSED_NO_MEMORY,
     STAT_CLOSED_PEER,  /* the other side closed or reset */
     STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */
@@ -64,10 +65,12 @@ enum stat_id {
     STAT_PEER_GONE_NOT_HERE,
     STAT_DUP_CLIENT_SWITCH, /* another connection of the same key became the active one */
     STAT_READ_PAUSES,       /* a sender whose receiver was full was read later */
+    STAT_RATE_PAUSES,       /* a client was read later because of client_rate */
     STAT_IDEAL_NODE_OTHER,  /* the client wanted another node of the region */
     STAT_HTTP_REQUESTS,
     STAT_REQUESTS_TLS12,
     STAT_REQUESTS_TLS13,
+    STAT_WEBSOCKET_ACCEPTS,
     STAT_STUN_SUCCESS,
     STAT_STUN_IPV6,   /* of these, over IPv6 */
     STAT_STUN_BAD,    /* silence: no request of a Tailscale client */

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/stream_parts.h"
+
 enum {
     STALL_KEEP_MS = 1000,
     RECORD_MAX = 16384,
@@ -163,10 +165,39 @@ static void on_closed(uv_handle_t *h)
     s->ctx = NULL;
     free(s->carry);
     s->carry = NULL;
+    stream_ws_free(s->ws);
+    s->ws = NULL;
     char *detail_buf = s->detail_buf;
     s->ops->closed(s, (enum stream_end)s->end, s->detail ? s->detail : "");
     SSL_free(ssl); /* s is gone */
     free(detail_buf);
+}
+
+/* WebSocket's close and TLS's close_notify, if the socket takes them at once. */
+static void say_goodbye(struct stream *s)
+{
+    struct stream_io *io = s->io;
+    uint8_t close[WS_CONTROL_MAX];
+    size_t n = 0;
+    io->write_len = 0;
+    if (s->ws && s->ws->bare == 0) { /* else even the upgrade's answer has not left */
+        n = ws_ended(s->ws->ws) == WS_OPEN ? 0 : ws_answer(s->ws->ws, close);
+        if (n == 0)
+            n = ws_close(s->ws->ws, close);
+    }
+    if (n > 0 && s->ssl) {
+        SSL_write(s->ssl, close, (int)n);
+    } else if (n > 0) {
+        memcpy(io->write_buf, close, n);
+        io->write_len = n;
+    }
+    if (s->ssl)
+        SSL_shutdown(s->ssl);
+    uv_buf_t b = uv_buf_init((char *)io->write_buf, (unsigned)io->write_len);
+    if (b.len > 0)
+        uv_try_write((uv_stream_t *)&s->tcp, &b, 1);
+    io->write_len = 0;
+    ERR_clear_error();
 }
 
 static void end_with(struct stream *s, enum stream_end end, const char *detail)
@@ -177,15 +208,9 @@ static void end_with(struct stream *s, enum stream_end end, const char *detail)
     s->end = (uint8_t)end;
     s->detail = detail;
     flush_list_remove(s);
-    if (s->ssl && s->open && s->in_flight == 0 && end == STREAM_END_LOCAL) {
-        s->io->write_len = 0;
-        SSL_shutdown(s->ssl); /* close_notify, if the socket takes it at once */
-        uv_buf_t b = uv_buf_init((char *)s->io->write_buf, (unsigned)s->io->write_len);
-        if (b.len > 0)
-            uv_try_write((uv_stream_t *)&s->tcp, &b, 1);
-        s->io->write_len = 0;
-        ERR_clear_error();
-    }
+    bool ws_over = s->ws && (end == STREAM_END_EOF || end == STREAM_END_WS);
+    if (s->open && s->in_flight == 0 && (end == STREAM_END_LOCAL || ws_over))
+        say_goodbye(s);
     uv_close((uv_handle_t *)&s->tcp, on_closed);
 }
 
@@ -205,6 +230,11 @@ static void flush_later(struct stream *s)
     s->io->flush = s;
 }
 
+static bool has_output(const struct stream *s)
+{
+    return s->q.bytes > 0 || (s->ws && stream_ws_waits(s));
+}
+
 static void on_written(uv_write_t *req, int status)
 {
     struct pending_write *w = (struct pending_write *)req;
@@ -212,7 +242,7 @@ static void on_written(uv_write_t *req, int status)
     s->in_flight -= w->len;
     if (status == 0) {
         s->progress = uv_now(s->io->loop);
-        if (s->q.bytes > 0 || s->end_after_flush)
+        if (has_output(s) || s->end_after_flush)
             flush_later(s);
     } else if (!s->closing) {
         end_with(s, STREAM_END_RESET, uv_strerror(status));
@@ -293,7 +323,8 @@ static int fill_batch(struct stream *s, struct sendq_loss *loss)
     uint32_t packets, total = 0;
     size_t len;
     const uint8_t *p;
-    while (io->write_len < STREAM_BATCH && (p = next_record(s, &len, &packets, loss))) {
+    while (io->write_len < STREAM_BATCH &&
+           (p = s->ws ? stream_ws_record(s, &len, &packets, loss) : next_record(s, &len, &packets, loss))) {
         if (s->ssl) {
             size_t wrote;
             if (SSL_write_ex(s->ssl, p, len, &wrote) != 1) {
@@ -304,7 +335,7 @@ static int fill_batch(struct stream *s, struct sendq_loss *loss)
             memcpy(io->write_buf + io->write_len, p, len);
             io->write_len += len;
         }
-        if (p != io->plain_buf)
+        if (p != io->plain_buf && !s->ws)
             packets += sendq_took(&s->q, &io->pool, len);
         total += packets;
     }
@@ -315,7 +346,7 @@ static int fill_batch(struct stream *s, struct sendq_loss *loss)
 static void flush(struct stream *s)
 {
     struct sendq_loss loss = {0};
-    while (s->open && !s->closing && s->in_flight == 0 && s->q.bytes > 0) {
+    while (s->open && !s->closing && s->in_flight == 0 && has_output(s)) {
         s->io->write_len = 0;
         if (fill_batch(s, &loss) < 0 || s->io->write_len == 0)
             break;
@@ -431,20 +462,33 @@ static int keep_carry(struct stream *s, const uint8_t *rest, size_t n)
     return 0;
 }
 
+/* n bytes of WebSocket become the payload in them. */
+static size_t unwrap(struct stream *s, uint8_t *buf, size_t n)
+{
+    n = ws_input(s->ws->ws, buf, n);
+    if (stream_ws_waits(s))
+        flush_later(s);
+    return n;
+}
+
 /* Shows plain[n] to the owner and keeps the rest.  0, or -1 if the stream ended. */
 static int deliver(struct stream *s, uint8_t *plain, size_t n)
 {
     if (n == 0)
         return 0;
     const struct stream_ops *ops;
-    do { /* again where input() handed the connection on to another owner */
+    const struct stream_ws *ws;
+    do { /* again where input() handed the connection on to another owner, or began with WebSocket */
         ops = s->ops;
+        ws = s->ws;
         ssize_t used = ops->input(s, plain, n);
         if (used < 0 || s->closing)
             return -1;
         plain += used;
         n -= (size_t)used;
-    } while (s->ops != ops && n > 0);
+        if (s->ws != ws && n > 0)
+            n = unwrap(s, plain, n);
+    } while ((s->ops != ops || s->ws != ws) && n > 0);
     if (n > CHUNK_LARGE) {
         end_with(s, STREAM_END_MEMORY, "owner left more than a frame");
         return -1;
@@ -454,6 +498,25 @@ static int deliver(struct stream *s, uint8_t *plain, size_t n)
         return -1;
     }
     return 0;
+}
+
+/* n more bytes of plaintext came, and stand behind what is carried.  0, or -1 if the stream ended. */
+static int received(struct stream *s, size_t n)
+{
+    uint8_t *plain = s->io->plain_buf;
+    size_t have = s->carry_len;
+    if (s->ws)
+        n = unwrap(s, plain + have, n);
+    if (n > 0 && deliver(s, plain, have + n) < 0)
+        return -1;
+    if (!s->ws || ws_ended(s->ws->ws) == WS_OPEN)
+        return 0;
+    flush(s); /* what was said before comes first */
+    if (ws_ended(s->ws->ws) == WS_END_CLOSED)
+        end_with(s, STREAM_END_EOF, "closed by the other side");
+    else
+        end_with(s, STREAM_END_WS, ws_why(s->ws->ws));
+    return -1;
 }
 
 static void handshake_done(struct stream *s)
@@ -510,7 +573,7 @@ static void read_tls(struct stream *s)
         write_out(s); /* answers to KeyUpdate, alerts */
         if (s->closing)
             return;
-        if (have > start && deliver(s, io->plain_buf, have) < 0)
+        if (have > start && received(s, have - start) < 0)
             return;
         if (r == 1)
             continue;
@@ -525,15 +588,22 @@ static void read_tls(struct stream *s)
 static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
 {
     struct stream *s = h->data;
+    unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
+    if (s->prelude) {
+        if (s->carry_len)
+            memcpy(s->io->read_buf, s->carry, s->carry_len);
+        *buf = uv_buf_init((char *)s->io->read_buf + s->carry_len, STREAM_READ_SIZE - s->carry_len);
+        return;
+    }
     if (s->ssl || s->ctx) {
-        *buf = uv_buf_init((char *)s->io->read_buf, STREAM_READ_SIZE);
+        *buf = uv_buf_init((char *)s->io->read_buf, size);
         return;
     }
     /* plain: straight into the plaintext buffer, behind what is carried */
     if (s->carry_len)
         memcpy(s->io->plain_buf, s->carry, s->carry_len);
-    *buf = uv_buf_init((char *)s->io->plain_buf + s->carry_len, STREAM_READ_SIZE);
+    *buf = uv_buf_init((char *)s->io->plain_buf + s->carry_len, size);
 }
 
 static int make_server_ssl(struct stream *s)
@@ -547,6 +617,29 @@ static int make_server_ssl(struct stream *s)
     SSL_set_bio(s->ssl, b, b);
     SSL_set_accept_state(s->ssl);
     return 0;
+}
+
+/* n bytes stand in the read buffer, those carried included.  Returns how many of them are past the prelude, and *rest; 0: none,
+ * or the stream ended. */
+static size_t take_prelude(struct stream *s, size_t n, uint8_t **rest)
+{
+    uint8_t *buf = s->io->read_buf;
+    ssize_t used = s->ops->prelude(s, buf, n);
+    if (used < 0 || s->closing)
+        return 0;
+    if (used == 0) {
+        if (n > CHUNK_LARGE || keep_carry(s, buf, n) < 0)
+            end_with(s, STREAM_END_MEMORY, "no memory");
+        return 0;
+    }
+    s->prelude = false;
+    keep_carry(s, buf, 0);
+    if (used == STREAM_NO_PRELUDE)
+        used = 0;
+    *rest = buf + used;
+    if (!s->ssl && !s->ctx)
+        memcpy(s->io->plain_buf, *rest, n - (size_t)used);
+    return n - (size_t)used;
 }
 
 static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
@@ -563,16 +656,20 @@ static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
     }
     s->bytes_in += (uint64_t)nread;
     stats_add(s->io->stats, STAT_BYTES_IN, (uint64_t)nread);
+    uint8_t *bytes = (uint8_t *)buf->base;
+    size_t n = (size_t)nread;
+    if (s->prelude && (n = take_prelude(s, s->carry_len + n, &bytes)) == 0)
+        return;
     if (!s->ctx && !s->ssl) {
-        deliver(s, s->io->plain_buf, s->carry_len + (size_t)nread);
+        received(s, n);
         return;
     }
     if (!s->ssl && make_server_ssl(s) < 0) {
         end_with(s, STREAM_END_MEMORY, "no memory");
         return;
     }
-    s->io->bio_in = (const uint8_t *)buf->base;
-    s->io->bio_in_len = (size_t)nread;
+    s->io->bio_in = bytes;
+    s->io->bio_in_len = n;
     read_tls(s);
     s->io->bio_in_len = 0;
 }
@@ -586,17 +683,15 @@ static void start_reading(struct stream *s)
 
 void stream_pause(struct stream *s)
 {
-    if (s->paused || s->closing)
+    if (s->closing || s->paused++ > 0)
         return;
-    s->paused = true;
     uv_read_stop((uv_stream_t *)&s->tcp);
 }
 
 void stream_resume(struct stream *s)
 {
-    if (!s->paused)
+    if (s->paused == 0 || --s->paused > 0)
         return;
-    s->paused = false;
     if (!s->closing)
         start_reading(s);
 }

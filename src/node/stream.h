@@ -25,10 +25,12 @@
 #include "node/stats.h"
 
 struct stream;
+struct stream_ws; /* stream_parts.h */
 
 enum {
     STREAM_READ_SIZE = 256 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
+    STREAM_NO_PRELUDE = 1 << 30,
     STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
     STREAM_NOTSENT_LOWAT = 128 << 10,
     STREAM_CONGESTED = 192 << 10, /* in the queue: its senders had better wait until it is flushed */
@@ -64,6 +66,7 @@ enum stream_end {
     STREAM_END_RESET,   /* read or write error */
     STREAM_END_CONNECT, /* could not connect */
     STREAM_END_TLS,     /* handshake or record failure: detail says which */
+    STREAM_END_WS,      /* WebSocket framing broken: detail says how */
     STREAM_END_MEMORY
 };
 
@@ -71,6 +74,9 @@ struct stream_ops {
     /* Plaintext stands at buf[n] and may be changed in place.  Returns how many bytes are done with; the rest is shown
      * again with more after it.  A negative return says that the owner has closed the stream. */
     ssize_t (*input)(struct stream *s, uint8_t *buf, size_t n);
+    /* With stream.prelude: bytes before everything else, TLS too, stand at buf[n], shown from the first until it returns
+     * how many there are, or STREAM_NO_PRELUDE: they are none.  0: needs more.  Negative: the owner has closed the stream. */
+    ssize_t (*prelude)(struct stream *s, const uint8_t *buf, size_t n);
     /* Connected (and the TLS handshake done).  May be NULL. */
     void (*open)(struct stream *s);
     /* The socket is closed, nothing refers to s any more: free it. */
@@ -83,6 +89,7 @@ struct stream {
     const struct stream_ops *ops;
     SSL *ssl;     /* NULL: plain */
     SSL_CTX *ctx; /* server: SSL is made of it at the first byte, so that a silent connection costs nothing */
+    struct stream_ws *ws; /* NULL: no WebSocket */
     struct sendq q;
     uint8_t *carry; /* plaintext that input() left */
     uint32_t carry_len, carry_cap;
@@ -92,11 +99,14 @@ struct stream {
     uint64_t progress;    /* ms: when the socket last took bytes, or the queue last became non-empty */
     const char *detail;   /* why it ends: static text, or detail_buf */
     char *detail_buf;     /* heap: texts of OpenSSL */
+    uint32_t read_max;    /* bytes read at a time; 0: STREAM_READ_SIZE */
     uint32_t key_updates; /* answers that OpenSSL made by itself after the handshake */
     uint8_t end;          /* enum stream_end */
+    uint8_t paused;       /* how many times */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
-    bool is_server, open, closing, in_flush_list, end_after_flush, paused;
+    bool is_server, open, closing, in_flush_list, end_after_flush;
     bool awaited; /* set by the owner: tell io->relieved */
+    bool prelude; /* set after accept: the first bytes are for ops->prelude */
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */
@@ -114,7 +124,11 @@ void stream_send_raw(struct stream *s, const void *bytes, size_t len);
 /* True if senders should be slowed: more waits than the socket takes in a moment. */
 bool stream_congested(const struct stream *s);
 
-/* Stop and go on reading. */
+/* From now on plaintext is wrapped in WebSocket messages, both ways; what is queued already leaves as it is, and what input() has
+ * not taken of what came is unwrapped before it is shown again.  0, or -1 without memory. */
+int stream_ws_start(struct stream *s);
+
+/* Stop and go on reading: read again when there was a resume for each pause. */
 void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 

@@ -80,6 +80,7 @@ static void put_packets(FILE *f, const struct varz *v)
         {"derp_sclient_write_timeouts", STAT_CLOSED_STALLED},
         {"derp_sent_pong", STAT_PINGS},
         {"derp_unknown_frames", STAT_UNKNOWN_FRAMES},
+        {"derp_websocket_accepts", STAT_WEBSOCKET_ACCEPTS},
     };
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
         put(f, counters[i].name, COUNTER, sum(v, counters[i].stat));
@@ -150,7 +151,6 @@ static void put_none(FILE *f)
         put(f, counters[i], COUNTER, 0);
     type(f, counters[3], COUNTER);
     put(f, "derp_watchers", GAUGE, 0);
-    put(f, "derp_websocket_accepts", COUNTER, 0);
 }
 
 /* ---- the rest ---- */

@@ -182,6 +182,7 @@ void worker_conn_free(struct conn *c)
     struct worker *w = c->worker;
     wheel_remove(&w->wheel, c);
     pause_forget(&w->pauses, c);
+    resume_forget(&w->resumes, c);
     conn_remove(&w->relay.conns, c);
     stats_sub(&w->stats, STAT_CONNECTIONS, 1);
     stats_add(&w->stats, STAT_CLOSES, 1);
@@ -238,8 +239,13 @@ static void local_set(struct worker *w, const struct inbox_msg *m)
 
 static void take_site(struct worker *w, struct site *site)
 {
+    bool rate_changed = w->site->config->client_rate != site->config->client_rate ||
+                        w->site->config->client_burst != site->config->client_burst;
     site_unref(w->site);
     w->site = site_ref(site);
+    for (uint32_t i = 0; rate_changed && i < w->relay.conns.n_slots; i++)
+        if (w->relay.conns.slot[i])
+            session_rate_changed(w->relay.conns.slot[i]);
 }
 
 static void worker_stop(struct worker *w);
@@ -322,6 +328,7 @@ void worker_stop_rest(struct worker *w)
     w->rest_stopped = true;
     uv_close((uv_handle_t *)&w->tick, NULL);
     pauses_stop(&w->pauses);
+    resumes_stop(&w->resumes);
     uv_close((uv_handle_t *)&w->check, NULL);
     stream_io_stop(&w->io);
     inbox_stop(&w->inbox);
@@ -376,6 +383,7 @@ static int init_handles(struct worker *w, const struct worker_params *p)
         return err;
     uv_timer_init(&w->loop, &w->tick);
     pauses_init(&w->pauses, &w->loop);
+    resumes_init(&w->resumes, &w->loop);
     uv_check_init(&w->loop, &w->check);
     w->tick.data = w->check.data = w;
     err = inbox_init(&w->inbox, &w->loop, on_message, w);
@@ -471,6 +479,7 @@ void worker_free(struct worker *w)
     inbox_deinit(&w->inbox);
     stream_io_deinit(&w->io);
     relay_deinit(&w->relay);
+    resumes_deinit(&w->resumes);
     uv_loop_close(&w->loop);
     site_unref(w->site);
     free(w);

@@ -53,8 +53,9 @@ struct worker {
     bool stun_on, started, stopping, rest_stopped;
     uv_timer_t tick;
     uv_check_t check;
-    struct pauses pauses;
-    uint64_t last_slowed; /* generation: one IN_SLOW_DOWN a turn */
+    struct pauses pauses;   /* senders whose receiver is full */
+    struct resumes resumes; /* clients faster than client_rate */
+    uint64_t last_slowed;   /* generation: one IN_SLOW_DOWN a turn */
 };
 
 struct worker_params {

@@ -252,7 +252,7 @@ static int parse(struct http1_head *h, const char *buf, size_t n, bool request)
     return rc < 0 ? rc : len;
 }
 
-static int count_of(const struct http1_head *h, const char *name)
+int http1_count(const struct http1_head *h, const char *name)
 {
     int n = 0;
 
@@ -267,7 +267,7 @@ int http1_parse_request(struct http1_head *h, const char *buf, size_t n)
 
     if (rc <= 0)
         return rc;
-    hosts = count_of(h, "Host");
+    hosts = http1_count(h, "Host");
     return hosts > 1 || (hosts == 0 && h->minor > 0 && !http1_is(h->method, "CONNECT")) ? HTTP1_BAD : rc;
 }
 
@@ -296,6 +296,12 @@ bool http1_has_token(const struct http1_head *h, const char *name, const char *t
         }
     }
     return false;
+}
+
+struct http1_str http1_token(struct http1_str *list)
+{
+    bool more = false;
+    return trim(cut(list, ',', &more));
 }
 
 bool http1_is(struct http1_str s, const char *text)

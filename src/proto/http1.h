@@ -48,6 +48,10 @@ int http1_parse_response(struct http1_head *h, const char *buf, size_t n);
 const struct http1_str *http1_find(const struct http1_head *h, const char *name);
 /* Whether a comma-separated header holds a token (any case), over all lines of that name. */
 bool http1_has_token(const struct http1_head *h, const char *name, const char *token);
+/* How many headers of that name (any case) there are. */
+int http1_count(const struct http1_head *h, const char *name);
+/* Takes the first token off a comma-separated list; list->n is 0 after the last. */
+struct http1_str http1_token(struct http1_str *list);
 bool http1_is(struct http1_str s, const char *text);        /* exact */
 bool http1_is_nocase(struct http1_str s, const char *text); /* any case */
 /* Content-Length: its value; 0 if absent; -1 if malformed, contradictory or above 1 MiB. */

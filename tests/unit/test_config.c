@@ -213,12 +213,34 @@ static void test_unknown_flags(void **state)
     flags_refused("--=x", "unknown flag --");
 }
 
+static void test_client_rate(void **state)
+{
+    struct config *c = load("--map m --node n", "");
+
+    (void)state;
+    assert_non_null(c);
+    assert_int_equal(c->client_rate, 0);
+    assert_int_equal(c->client_burst, 65568);
+    config_free(c);
+    c = load("--map m --node n --client-rate 125000 --client-burst 200000", "");
+    assert_non_null(c);
+    assert_int_equal(c->client_rate, 125000);
+    assert_int_equal(c->client_burst, 200000);
+    config_free(c);
+    c = load("--map m --node n --client-rate off", "");
+    assert_non_null(c);
+    assert_int_equal(c->client_rate, 0);
+    config_free(c);
+    flags_refused("--map m --node n --client-rate 999", "from 1000");
+    flags_refused("--map m --node n --client-rate 4294967296", "from 1000");
+    flags_refused("--map m --node n --client-burst 65567", "65568");
+}
+
 /* A key that a later version has must never be passed over: it could be the one that closes the relay. */
 static void test_later_keys(void **state)
 {
-    static const char *const later[] = {
-        "allow",       "verify_url",   "verify_socket", "verify_fail_open",    "admit",
-        "client_rate", "client_burst", "derper_peers",  "derper_mesh_key_file"};
+    static const char *const later[] = {"allow", "verify_url",   "verify_socket",       "verify_fail_open",
+                                        "admit", "derper_peers", "derper_mesh_key_file"};
     char text[256];
 
     (void)state;
@@ -474,7 +496,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 24);
+    assert_int_equal(n, 27);
 }
 
 static void test_suggestions(void **state)
@@ -525,6 +547,7 @@ int main(void)
         cmocka_unit_test(test_no_secret_in_messages),
         cmocka_unit_test(test_derper_key_is_reused),
         cmocka_unit_test(test_short_buffers),
+        cmocka_unit_test(test_client_rate),
         cmocka_unit_test(test_key_table),
         cmocka_unit_test(test_suggestions),
     };

@@ -16,7 +16,9 @@
 #define CSP                                                                                                  \
     "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri "     \
     "'self'; block-all-mixed-content; object-src 'none'\r\n"
-#define HSTS "Strict-Transport-Security: max-age=63072000; includeSubDomains\r\n"
+#define PLAIN_TEXT "Content-Type: text/plain; charset=utf-8\r\n"
+#define NOSNIFF    "X-Content-Type-Options: nosniff\r\n"
+#define HSTS       "Strict-Transport-Security: max-age=63072000; includeSubDomains\r\n"
 #define NOCACHE                                                                                              \
     "HTTP/1.1 204 No Content\r\nCache-Control: no-cache, no-store, must-revalidate, no-transform, "          \
     "max-age=0\r\n"
@@ -134,15 +136,97 @@ static void no_login_on_other_paths_or_with_a_body(void **state)
     assert_int_equal(out.action, HTTP_REPLY);
 }
 
-static void websocket_is_refused_clearly(void **state)
+#define WS_UP   "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+#define WS_SUB  "Sec-WebSocket-Protocol: derp\r\n"
+#define WS_VER  "Sec-WebSocket-Version: 13\r\n"
+#define WS_KEY  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" /* of RFC 6455, as its answer */
+#define WS_SAID "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nSec-Websocket-Accept: "
+#define WS_RFC  WS_SAID "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+#define GET     "GET /derp HTTP/1.1\r\n" H
+
+static void websocket_handshakes(void **state)
 {
+    static const char *const good[] = {
+        GET WS_UP WS_SUB WS_VER WS_KEY "\r\n",
+        GET "upgrade: WebSocket\r\nconnection: upgrade\r\n" WS_SUB WS_VER WS_KEY "\r\n",
+        GET WS_UP "Sec-WebSocket-Protocol: foo, derp\r\n" WS_VER WS_KEY "\r\n",
+        GET WS_UP WS_SUB WS_VER WS_KEY
+        "Origin: https://elsewhere.example\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\nDerp-Fast-Start: 1\r\n\r\n",
+    };
+
     (void)state;
-    has(ask("GET /derp HTTP/1.1\r\n" H "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Protocol: derp\r\n\r\n"),
-        "WebSocket is not served");
-    starts(out.text, "HTTP/1.1 400 ");
-    assert_true(out.close);
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        assert_string_equal(ask(good[i]),
+                            WS_RFC "Sec-Websocket-Protocol: derp\r\nUpgrade: websocket\r\n\r\n");
+        assert_int_equal(out.action, HTTP_WEBSOCKET);
+        assert_false(out.close);
+        assert_false(out.fast_start);
+    }
+    /* the bits of the last digit that are not used */
+    starts(ask(GET WS_UP WS_SUB WS_VER "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZR==\r\n\r\n"),
+           WS_SAID "Zgw8jYXtqX5qJr7MJ1Q/MqzeSRI=\r\n");
+    /* what only looks like our subprotocol is switched, and closed at once */
+    assert_string_equal(ask(GET WS_UP "Sec-WebSocket-Protocol: derpx\r\n" WS_VER WS_KEY "\r\n"),
+                        WS_RFC "Upgrade: websocket\r\n\r\n"
+                               "\x88\x28\x03\xf0"
+                               "client must speak the derp subprotocol");
     assert_int_equal(out.action, HTTP_REPLY);
+    assert_true(out.close);
+    has(ask(GET WS_UP "Sec-WebSocket-Protocol: Derp, derp\r\n" WS_VER WS_KEY "\r\n"),
+        "Sec-Websocket-Protocol: Derp\r\nUpgrade: websocket\r\n\r\n\x88");
+}
+
+/* As derper's, but for its Date. */
+static void websocket_refusals(void **state)
+{
+    static const struct {
+        const char *ask, *status, *headers, *body;
+    } bad[] = {
+        {GET "Upgrade: websocket\r\n" WS_SUB WS_VER WS_KEY, "426 Upgrade Required",
+         "Connection: Upgrade\r\n" PLAIN_TEXT "Upgrade: websocket\r\n" NOSNIFF,
+         "WebSocket protocol violation: Connection header \"\" does not contain Upgrade\n"},
+        {GET "Upgrade: websocket\r\nConnection: keep-alive\r\n" WS_SUB WS_VER WS_KEY, "426 Upgrade Required",
+         "Connection: Upgrade\r\n" PLAIN_TEXT "Upgrade: websocket\r\n" NOSNIFF,
+         "WebSocket protocol violation: Connection header \"keep-alive\" does not contain Upgrade\n"},
+        {"POST /derp HTTP/1.1\r\n" H WS_UP WS_SUB WS_VER WS_KEY, "405 Method Not Allowed", PLAIN_TEXT NOSNIFF,
+         "WebSocket protocol violation: handshake request method is not GET but \"POST\"\n"},
+        {GET WS_UP WS_SUB WS_KEY, "400 Bad Request", PLAIN_TEXT "Sec-Websocket-Version: 13\r\n" NOSNIFF,
+         "unsupported WebSocket protocol version (only 13 is supported): \"\"\n"},
+        {GET WS_UP WS_SUB WS_KEY "Sec-WebSocket-Version: 12\r\n", "400 Bad Request",
+         PLAIN_TEXT "Sec-Websocket-Version: 13\r\n" NOSNIFF,
+         "unsupported WebSocket protocol version (only 13 is supported): \"12\"\n"},
+        {GET WS_UP WS_SUB WS_VER, "400 Bad Request", PLAIN_TEXT NOSNIFF,
+         "WebSocket protocol violation: missing Sec-WebSocket-Key\n"},
+        {GET WS_UP WS_SUB WS_VER WS_KEY WS_KEY, "400 Bad Request", PLAIN_TEXT NOSNIFF,
+         "WebSocket protocol violation: multiple Sec-WebSocket-Key headers\n"},
+        {GET WS_UP WS_SUB WS_VER "Sec-WebSocket-Key: abc\r\n", "400 Bad Request", PLAIN_TEXT NOSNIFF,
+         "WebSocket protocol violation: invalid Sec-WebSocket-Key \"abc\", must be a 16 byte base64 encoded "
+         "string\n"},
+        /* what is unusual is not sent back */
+        {GET WS_UP WS_SUB WS_VER "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub2<jZQ==\r\n", "400 Bad Request",
+         PLAIN_TEXT NOSNIFF,
+         "WebSocket protocol violation: invalid Sec-WebSocket-Key \"…\", must be a 16 byte base64 encoded "
+         "string\n"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char request[600], want[900];
+        snprintf(request, sizeof request, "%s\r\n", bad[i].ask);
+        snprintf(want, sizeof want, "HTTP/1.1 %s\r\n%sContent-Length: %zu\r\n\r\n%s", bad[i].status,
+                 bad[i].headers, strlen(bad[i].body), bad[i].body);
+        assert_string_equal(ask(request), want);
+        assert_int_equal(out.action, HTTP_REPLY);
+        assert_false(out.close);
+    }
+    assert_string_equal(
+        ask("GET /derp HTTP/1.0\r\n" WS_UP WS_SUB WS_VER WS_KEY "\r\n"),
+        "HTTP/1.0 426 Upgrade Required\r\n" PLAIN_TEXT NOSNIFF
+        "Content-Length: 86\r\n\r\nWebSocket protocol violation: handshake request must be at "
+        "least HTTP/1.1: \"HTTP/1.0\"\n");
+    starts(ask(GET WS_UP WS_SUB WS_VER WS_KEY "Content-Length: 3\r\n\r\n"), "HTTP/1.1 400 ");
+    assert_true(out.close);
 }
 
 static void mesh_upgrade(void **state)
@@ -405,7 +489,8 @@ int main(void)
         cmocka_unit_test(derp_without_upgrade),
         cmocka_unit_test(derp_upgrades),
         cmocka_unit_test(no_login_on_other_paths_or_with_a_body),
-        cmocka_unit_test(websocket_is_refused_clearly),
+        cmocka_unit_test(websocket_handshakes),
+        cmocka_unit_test(websocket_refusals),
         cmocka_unit_test(mesh_upgrade),
         cmocka_unit_test(probe),
         cmocka_unit_test(challenge),

@@ -72,7 +72,7 @@ func (n *Node) TryConnect(t testing.TB, o Opts) (*Client, error) {
 	}
 	quiet := func(string, ...any) {}
 	c := &Client{Pub: priv.Public(), Node: n, onPacket: o.OnPacket, more: make(chan struct{})}
-	if o.URL || n.c.Cert == CertNone {
+	if o.URL || (n.c.Cert == CertNone && o.Node == nil) {
 		scheme, host := "https", n.HostName
 		if n.c.Cert == CertNone {
 			scheme = "http"

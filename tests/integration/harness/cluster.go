@@ -206,6 +206,13 @@ func (c *Cluster) RemoveNode(n *Node) {
 	c.Nodes = slices.DeleteFunc(c.Nodes, func(o *Node) bool { return o == n })
 }
 
+// Beside is an address and a port of this cluster's block for a program beside the nodes.
+func (c *Cluster) Beside(t testing.TB, last int) (addr string, port int) {
+	t.Helper()
+	addr = fmt.Sprintf("%s%d", c.block, last)
+	return addr, c.freePort(t, addr)
+}
+
 // freePort finds a port of addr that is free for TCP and UDP, below those that the system gives to clients.
 func (c *Cluster) freePort(t testing.TB, addr string) int {
 	t.Helper()

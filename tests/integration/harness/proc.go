@@ -48,6 +48,24 @@ func startProc(t testing.TB, name, logPath string, env []string, program string,
 	return p
 }
 
+// Run starts a program that is no node, such as a proxy; it ends with the test, whatever it then says.
+func Run(t testing.TB, dir, program string, args ...string) *Proc {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	log := filepath.Join(dir, program+".log")
+	p := startProc(t, program, log, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, path, args...)
+	t.Cleanup(func() {
+		p.kill(t)
+		if t.Failed() {
+			printLog(t, program, log)
+		}
+	})
+	return p
+}
+
 func (p *Proc) ended() bool {
 	select {
 	case <-p.done:

@@ -37,7 +37,12 @@ func (n *Node) TCP(t testing.TB) net.Conn {
 // TLS opens a connection with TLS, or a bare one where the node serves plain HTTP.
 func (n *Node) TLS(t testing.TB) *Raw {
 	t.Helper()
-	conn := n.TCP(t)
+	return n.Over(t, n.TCP(t))
+}
+
+// Over is TLS on a connection that leads to the node by whatever way.
+func (n *Node) Over(t testing.TB, conn net.Conn) *Raw {
+	t.Helper()
 	if n.c.Cert != CertNone {
 		tc := tls.Client(conn, &tls.Config{ServerName: n.HostName, InsecureSkipVerify: true})
 		tc.SetDeadline(time.Now().Add(Scaled(10 * time.Second)))
@@ -80,6 +85,13 @@ func (r *Raw) Upgrade(t testing.TB, fastStart bool) key.NodePublic {
 func (n *Node) Login(t testing.TB) *Raw {
 	t.Helper()
 	r := n.TLS(t)
+	r.Login(t)
+	return r
+}
+
+// Login upgrades and goes through the DERP login.
+func (r *Raw) Login(t testing.TB) {
+	t.Helper()
 	server := r.Upgrade(t, false)
 	info, err := json.Marshal(derp.ClientInfo{Version: derp.ProtocolVersion})
 	must(t, err)
@@ -93,7 +105,6 @@ func (n *Node) Login(t testing.TB) *Raw {
 		t.Fatalf("ServerInfo holds %q (opened: %v)", msg, ok)
 	}
 	r.SetReadDeadline(time.Time{})
-	return r
 }
 
 // Frame is one DERP frame.
