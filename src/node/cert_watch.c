@@ -183,10 +183,10 @@ void cert_watch_log_sides(const struct tls_server *t)
         log_info("certificate", "beside it: file=%s names=\"%s\" until=%s", s->file, s->names,
                  status_time(until, s->not_after));
         if (s->self_issued)
-            log_info(
-                "certificate",
-                "clients get %s once the derpMap says \"HostName\": \"%s\", \"CertName\": \"sha256-raw:%s\"",
-                s->file, name, s->pin);
+            log_info("certificate",
+                     "clients accept %s where the derpMap says \"HostName\": \"%s\", \"CertName\": "
+                     "\"sha256-raw:%s\"",
+                     s->file, name, s->pin);
     }
 }
 

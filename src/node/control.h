@@ -76,7 +76,7 @@ struct control {
     uint64_t samples[CONTROL_SAMPLES][STAT_N]; /* sums every CONTROL_SAMPLE_MS, in a ring */
     unsigned sample_at;
     struct control_cert cert;   /* kept by cert_watch.c */
-    char refused[1024];         /* why the last reload changed nothing; "" if it did */
+    char refused[2048];         /* why the last reload changed nothing; "" if it did */
     void (*on_site)(void *ctx); /* another site is served; NULL: nobody asks */
     void *site_ctx;
     void (*on_stopped)(void *ctx); /* all workers have said IN_STOPPED */

@@ -36,9 +36,9 @@ struct tls_pair {
  * 1: both files are there (names set); 0: none is (names set to where derper's layout has them); -1: one is
  * missing, or they cannot be looked at. */
 int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char *err, size_t err_len);
-/* Makes the pair for an IP address (text ip) under the names that are set: P-256, ten years.  Never
+/* Makes the pair for a host (IP address or DNS name) under the names that are set: P-256, ten years.  Never
  * overwrites; both files or none. 0 or -1. */
-int tls_pair_make(const struct tls_pair *pair, const char *ip, char *err, size_t err_len);
+int tls_pair_make(const struct tls_pair *pair, const char *host, char *err, size_t err_len);
 /* Reads the files; whether they fit together is checked too.  0, or -1 (then there is nothing to free). */
 int tls_pair_read(struct tls_pair *pair, char *err, size_t err_len);
 void tls_pair_free(struct tls_pair *pair);

@@ -75,6 +75,10 @@ struct tls_server *tls_server_load(const struct tls_server_params *p, char *err,
 struct tls_server *tls_server_ref(struct tls_server *t); /* any thread */
 void tls_server_unref(struct tls_server *t);             /* any thread */
 
+/* Makes a self-signed pair for host (a DNS name or an IP address) that lasts ten years, below dir in derper's layout,
+ * never over files that are there.  crt gets the name of the certificate's file, pin its pin.  0 or -1. */
+int tls_made_new(const char *dir, const char *host, char crt[static 512], char pin[static 65], char *err,
+                 size_t err_len);
 /* Digest over names and contents of all files that tls_server_load would look at now. */
 void tls_files_digest(const struct tls_server_params *p, uint8_t out[static TLS_DIGEST]);
 /* The directories in which a change of these files shows: calls dir for each once. */
