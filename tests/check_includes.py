@@ -44,7 +44,7 @@ OWN_FUNCTION = re.compile(r"^\s*(static|struct|int|void|bool|size_t|ssize_t|uint
 GROUPS = {
     "config": {"config", "config_keys", "config_parts", "config_values", "config_yaml"},
     "keystore": {"keystore", "keystore_file"},
-    "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make"},
+    "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
     "control": {"control", "mesh_io"},
     "server": {"server", "server_check"},
     "stream": {"stream", "stream_parts", "stream_ws"},
@@ -100,9 +100,10 @@ NODE = {
     "control": {"bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},
     "status": {"control", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
+    "cert_watch": {"control", "site", "status", "tls"},
     "admin": {"control", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
-    "server": {"admin", "bootstrap", "control", "varz", "inbox", "keystore", "limits", "listen", "metrics", "reload", "site", "stats", "status",
+    "server": {"admin", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen", "metrics", "reload", "site", "stats", "status",
                "systemd", "tls", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},
@@ -112,7 +113,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The two tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap"}, "keymap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"admin", "buf", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"admin", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

@@ -1,4 +1,5 @@
-/* derpmesh keygen: a node key (the form of derper.key) or a mesh key (64 hex digits), mode 0600, never over another.
+/* derpmesh keygen: a node key (the form of derper.key), a mesh key (64 hex digits), or a certificate with its key that
+ * clients know by its pin; never over another.
  *
  * How it fails: CLI_NO if there is a file already, CLI_FAILED if it cannot be written; nothing half-made stays. */
 #include "cli/cli.h"
@@ -13,6 +14,7 @@
 
 #include "node/keystore.h"
 #include "node/keystore_file.h"
+#include "node/tls_ctx.h"
 #include "proto/key.h"
 
 enum { SECRET_MAX = 160 };
@@ -80,24 +82,69 @@ static int to_file(bool node, const char *path, const char *text, size_t n, cons
     return CLI_OK;
 }
 
+/* Where serve would look without further words. */
+static int default_certs(char *path, size_t path_len, char *err, size_t err_len)
+{
+    const char *set = getenv("DERPMESH_CERT_DIR"), *state = cli_setting("state");
+    struct keystore ks;
+
+    if (set && *set) {
+        snprintf(path, path_len, "%s", set);
+        return 0;
+    }
+    if (keystore_open(&ks, state, true, err, err_len) != 0)
+        return -1;
+    keystore_close(&ks);
+    snprintf(path, path_len, "%s/certs", state);
+    return 0;
+}
+
+static int make_cert(const char *host, const char *dir)
+{
+    char err[1024], crt[512], pin[65], place[512];
+
+    if (!host) {
+        fprintf(stderr, "derpmesh keygen: a certificate for which HostName?\n");
+        return CLI_USAGE;
+    }
+    if ((!dir && default_certs(place, sizeof(place), err, sizeof(err)) != 0) ||
+        tls_made_new(dir ? dir : place, host, crt, pin, err, sizeof(err)) != 0) {
+        fprintf(stderr, "derpmesh keygen: %s\n", err);
+        return CLI_NO;
+    }
+    fprintf(stderr,
+            "made %s and its key, for ten years; clients use it once the node's entry in the derpMap says\n",
+            crt);
+    printf("\"HostName\": \"%s\", \"CertName\": \"sha256-raw:%s\"\n", host, pin);
+    return CLI_OK;
+}
+
 int cli_keygen(int argc, char **argv)
 {
-    const char *operands[2];
+    const char *operands[3];
     char text[SECRET_MAX], public[KEY_TEXT_MAX];
 
     if (cli_help_asked(argc, argv)) {
         printf(
-            "usage: derpmesh keygen node|mesh [FILE]\n\n"
+            "usage: derpmesh keygen node|mesh [FILE]\n"
+            "       derpmesh keygen cert HOSTNAME [DIR]\n\n"
             "  node  a node key in derper's form, to FILE or STATE/node.key; prints the public key\n"
-            "  mesh  a mesh key for all nodes, to FILE or STATE/mesh.key\n\n"
+            "  mesh  a mesh key for all nodes, to FILE or STATE/mesh.key\n"
+            "  cert  a self-signed certificate and its key for a HostName of the derpMap (a DNS name or an "
+            "IP address),\n"
+            "        into DIR or STATE/certs; prints what the derpMap must say of it.  A running node serves "
+            "it to who\n"
+            "        asks for that name\n\n"
             "FILE - is standard output.  A file that is there already is never overwritten (exit code 1).\n");
         return CLI_OK;
     }
-    int n = cli_flags(NULL, 0, argc, argv, operands, 2);
+    int n = cli_flags(NULL, 0, argc, argv, operands, 3);
+    if (n > 0 && strcmp(operands[0], "cert") == 0)
+        return make_cert(n > 1 ? operands[1] : NULL, n > 2 ? operands[2] : NULL);
     bool node = n > 0 && strcmp(operands[0], "node") == 0;
-    if (n < 1 || (!node && strcmp(operands[0], "mesh") != 0)) {
+    if (n < 1 || n > 2 || (!node && strcmp(operands[0], "mesh") != 0)) {
         if (n >= 0)
-            fprintf(stderr, "derpmesh keygen: which key, node or mesh?\n");
+            fprintf(stderr, "derpmesh keygen: which key: node, mesh, or cert?\n");
         return CLI_USAGE;
     }
     int len = sodium_init() < 0 ? -1 : make(node, text, public), code = CLI_FAILED;

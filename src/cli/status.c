@@ -125,6 +125,16 @@ static void print_certificate(const json_t *c)
     }
     printf("\n");
     print_row("pin", admin_str(c, "pin", NULL));
+    json_array_foreach(json_object_get(c, "others"), i, name)
+    {
+        printf("  %-12s ", "beside it");
+        admin_print(admin_str(name, "file", "?"));
+        printf(", until ");
+        print_until(admin_str(name, "not_after", "?"));
+        printf("\n");
+        if (json_is_true(json_object_get(name, "self_issued")))
+            print_row("pin", admin_str(name, "pin", NULL));
+    }
 }
 
 static void print_node(const json_t *s)

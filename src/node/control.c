@@ -286,18 +286,22 @@ void control_set_site(struct control *c, struct site *site)
 {
     struct site *old = c->site;
     uint64_t now = control_now();
+    bool same_map = site->map == old->map; /* only the certificate is another */
     c->site = site;
-    c->site_since = now;
+    if (!same_map)
+        c->site_since = now;
     control_tell_all(c, &(struct inbox_msg){.type = IN_SITE, .site = site});
     limits_set(c->limits, site->config);
     if (c->varz)
         bootstrap_set(c->varz->bootstrap, site->config);
-    if (c->mesh) {
+    if (c->mesh && !same_map) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
         mesh_set_map(c->mesh, site->map, site->self, now);
         mesh_set_keys(c->mesh, &site->mesh_keys, now);
     }
     site_unref(old);
+    if (c->on_site)
+        c->on_site(c->site_ctx);
 }
 
 void control_stop(struct control *c)

@@ -42,6 +42,12 @@ struct control_node {
     bool linked;
 };
 
+/* Certificate files that are not taken over: what is wrong with them. */
+struct control_cert {
+    enum tls_fault fault;
+    char text[1024]; /* "" if they are all right */
+};
+
 struct control_pin; /* mesh_io.c: a node key to be stored */
 
 struct control {
@@ -69,6 +75,10 @@ struct control {
     uint64_t started, site_since;              /* ms */
     uint64_t samples[CONTROL_SAMPLES][STAT_N]; /* sums every CONTROL_SAMPLE_MS, in a ring */
     unsigned sample_at;
+    struct control_cert cert;   /* kept by cert_watch.c */
+    char refused[2048];         /* why the last reload changed nothing; "" if it did */
+    void (*on_site)(void *ctx); /* another site is served; NULL: nobody asks */
+    void *site_ctx;
     void (*on_stopped)(void *ctx); /* all workers have said IN_STOPPED */
     void *ctx;
 };

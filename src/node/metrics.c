@@ -80,6 +80,11 @@ char *metrics_text(const struct control *c, size_t *len)
     if (c->site->tls) {
         put_head(f, "certificate_expiry_seconds", "when the certificate expires, in Unix time", 1);
         fprintf(f, "derpmesh_certificate_expiry_seconds %lld\n", (long long)c->site->tls->not_after);
+        put_head(f, "certificate_fault",
+                 "1 if the certificate, or a file that should replace it, has this fault", 1);
+        for (int i = TLS_FAULT_NONE + 1; i < TLS_FAULTS; i++)
+            fprintf(f, "derpmesh_certificate_fault{kind=\"%s\"} %d\n", tls_fault_name((enum tls_fault)i),
+                    status_certificate_fault(c, (enum tls_fault)i, time(NULL)));
     }
     for (int i = 0; i < STAT_N; i++) {
         const struct stat_info *info = stats_info((enum stat_id)i);

@@ -255,6 +255,7 @@ static void finish(struct reload *r, const char *err)
         snprintf(r->last_warn, sizeof(r->last_warn), "%s", r->warn);
         site_warn_lines(r->warn, say_doubt, NULL);
     }
+    snprintf(r->control->refused, sizeof(r->control->refused), "%s", err ? err : "");
     if (err)
         log_error("reload", "nothing is changed: %s", err);
     else

@@ -19,6 +19,7 @@
 
 #include "node/admin.h"
 #include "node/bootstrap.h"
+#include "node/cert_watch.h"
 #include "node/control.h"
 #include "node/log.h"
 #include "node/metrics.h"
@@ -36,6 +37,7 @@ struct server {
     struct admin admin;
     struct metrics metrics;
     struct varz varz;
+    struct cert_watch certs;
     struct keystore keystore;
     struct listen_plan plan;
     struct login_limits limits;
@@ -58,6 +60,7 @@ static void log_certificate(const struct site *s)
     }
     log_info("serve", "certificate=%s file=%s names=\"%s\" until=%s", t->made ? "made" : "file", t->file,
              t->names, status_time(until, t->not_after));
+    cert_watch_log_sides(t);
 }
 
 static void log_peers(const struct site *s)
@@ -156,6 +159,7 @@ static void stop(struct server *sv, const char *why)
     systemd_notify("STOPPING=1");
     admin_stop(&sv->admin);
     metrics_stop(&sv->metrics);
+    cert_watch_stop(&sv->certs);
     uv_timer_start(&sv->stop_timer, on_too_late, sv->control.site->config->drain_timeout_ms, 0);
     control_stop(&sv->control);
 }
@@ -309,6 +313,7 @@ static int run(struct server *sv, const struct config *c, char *err, size_t err_
     if (start_threads(sv, err, err_len) != 0)
         return -1;
     log_first(sv);
+    cert_watch_start(&sv->certs, &sv->control, &cert_watch_times);
     systemd_notify("READY=1");
     uv_run(&sv->loop, UV_RUN_DEFAULT);
     return 0;

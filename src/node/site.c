@@ -211,6 +211,8 @@ struct tls_server_params site_tls_params(const struct config *c, const struct de
         .cert_name = self->cert_name,
         .may_make = c->tls == TLS_AUTO,
         .node_key = node_key,
+        .ipv4 = self->ipv4,
+        .ipv6 = self->ipv6,
     };
 }
 
@@ -244,7 +246,7 @@ static int load_keys(struct site *s, char *err, size_t err_len)
 static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_t warn_len)
 {
     const struct config *c = s->config;
-    char doubt[300] = "";
+    char doubt[1024] = "";
     if (c->tls == TLS_ACME) {
         snprintf(err, err_len,
                  "tls: acme is not supported in this version; set tls to manual and cert_dir to where "
@@ -291,6 +293,20 @@ fail:
     return NULL;
 }
 
+struct site *site_with_tls(struct site *like, struct tls_server *tls)
+{
+    struct site *root = like->base ? like->base : like, *s = sodium_malloc(sizeof(*s));
+    if (!s) {
+        tls_server_unref(tls);
+        return NULL;
+    }
+    memcpy(s, root, sizeof(*s));
+    atomic_init(&s->refs, 1);
+    s->base = site_ref(root);
+    s->tls = tls;
+    return s;
+}
+
 struct site *site_ref(struct site *s)
 {
     atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
@@ -303,9 +319,13 @@ void site_unref(struct site *s)
         return;
     if (s->tls)
         tls_server_unref(s->tls);
-    SSL_CTX_free(s->dial_ctx);
-    derpmap_free(s->map);
-    config_free((struct config *)s->config);
+    if (s->base) {
+        site_unref(s->base);
+    } else {
+        SSL_CTX_free(s->dial_ctx);
+        derpmap_free(s->map);
+        config_free((struct config *)s->config);
+    }
     key_pair_wipe(&s->node_key);
     sodium_memzero(&s->mesh_keys, sizeof(s->mesh_keys));
     sodium_free(s);

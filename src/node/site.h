@@ -23,6 +23,7 @@ struct site {
     struct tls_server *tls;          /* NULL: tls=off */
     SSL_CTX *dial_ctx;               /* for links that we dial */
     char node_key_hex[65];
+    struct site *base; /* whose config, map and dial_ctx these are, counted; NULL: our own */
 };
 
 /* Loads map, keys, certificate as the config says; config belongs to the site from now on, also on failure.
@@ -40,6 +41,10 @@ const struct derpmap_node *site_find_self(const struct derpmap *map, const char 
 /* What to load a certificate for this node by; borrows all it points to. */
 struct tls_server_params site_tls_params(const struct config *c, const struct derpmap_node *self,
                                          const struct derp_key *node_key);
+
+/* A site that differs in its certificate alone; tls belongs to it from now on, also on failure.  NULL without
+ * memory. */
+struct site *site_with_tls(struct site *like, struct tls_server *tls);
 
 struct site *site_ref(struct site *s); /* any thread */
 void site_unref(struct site *s);       /* any thread; NULL is nothing */

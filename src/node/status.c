@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PEER_DOWN_MS = 10000, CERT_SOON_S = 14 * 86400, WHERE_MAX = 32 };
+enum { PEER_DOWN_MS = 10000, WHERE_MAX = 32 };
 
 const char *status_time(char buf[static STATUS_TIME], time_t t)
 {
@@ -40,7 +40,7 @@ struct problems {
 
 static void __attribute__((format(printf, 2, 3))) problem(const struct problems *p, const char *fmt, ...)
 {
-    char text[400];
+    char text[1280];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
@@ -67,18 +67,54 @@ static void peer_problems(const struct control *c, const struct problems *p)
     }
 }
 
-static void certificate_problems(const struct site *s, const struct problems *p)
+static void expiry_problem(const struct tls_server *t, time_t now, const struct problems *p)
 {
     char until[STATUS_TIME];
-    if (!s->tls)
-        return;
-    double left = difftime(s->tls->not_after, time(NULL));
-    status_time(until, s->tls->not_after);
+    double left = difftime(t->not_after, now);
+    status_time(until, t->not_after);
     if (left < 0)
-        problem(p, "the certificate %s has expired on %s: replace it and reload", s->tls->file, until);
-    else if (left < CERT_SOON_S)
-        problem(p, "the certificate %s expires in %.0f days (%s): renew it and reload", s->tls->file,
-                left / 86400, until);
+        problem(p, "the certificate %s has expired on %s: put a renewed one in its place", t->file, until);
+    else if (tls_server_expiring(t, now))
+        problem(p, "the certificate %s expires in %.0f %s (%s): renew it", t->file,
+                left < 2 * 86400 ? left / 3600 : left / 86400, left < 2 * 86400 ? "hours" : "days", until);
+}
+
+void status_certificate_problems(const struct control *c, void (*say)(void *ctx, const char *sentence),
+                                 void *ctx)
+{
+    const struct problems p = {say, ctx};
+    const struct tls_server *t = c->site->tls;
+    time_t now = time(NULL);
+    if (!t)
+        return;
+    if (c->cert.text[0])
+        problem(&p, "certificate files are not taken over, the one before goes on: %s", c->cert.text);
+    expiry_problem(t, now, &p);
+    for (size_t i = 0; i < t->n_sides; i++)
+        expiry_problem(t->sides[i], now, &p);
+    if (t->n_left_out == 1)
+        problem(&p, "a certificate is left out: %s", t->left_out);
+    else if (t->n_left_out > 1)
+        problem(&p, "%zu certificates are left out, the first: %s", t->n_left_out, t->left_out);
+}
+
+bool status_certificate_fault(const struct control *c, enum tls_fault fault, time_t now)
+{
+    const struct tls_server *t = c->site->tls;
+    if (!t)
+        return false;
+    if (fault == c->cert.fault && fault != TLS_FAULT_NONE)
+        return true;
+    switch (fault) {
+    case TLS_FAULT_EXPIRED:
+        return now > t->not_after;
+    case TLS_FAULT_EXPIRING:
+        return now <= t->not_after && tls_server_expiring(t, now);
+    case TLS_FAULT_LEFT_OUT:
+        return t->n_left_out > 0;
+    default:
+        return false;
+    }
 }
 
 static int other_nodes(const struct site *s)
@@ -118,7 +154,7 @@ void status_problems(const struct control *c, void (*say)(void *ctx, const char 
 {
     struct problems p = {say, ctx};
     peer_problems(c, &p);
-    certificate_problems(c->site, &p);
+    status_certificate_problems(c, say, ctx);
     if (c->site->mesh_keys.n == 0 && other_nodes(c->site) > 0)
         problem(&p, "no mesh key: this node does not forward to the %d others of the map; set mesh_key_file",
                 other_nodes(c->site));
@@ -133,19 +169,28 @@ static void add_problem(void *ctx, const char *sentence)
     json_array_append_new(ctx, json_string(sentence));
 }
 
-static json_t *certificate_json(const struct site *s)
+static json_t *one_certificate_json(const struct tls_server *t)
 {
-    char until[STATUS_TIME], pin[80], names[sizeof(s->tls->names)], *save = NULL;
-    if (!s->tls)
-        return json_pack("{s:s}", "kind", "off");
+    char until[STATUS_TIME], pin[80], names[sizeof(t->names)], *save = NULL;
     json_t *list = json_array();
-    memcpy(names, s->tls->names, sizeof(names));
+    memcpy(names, t->names, sizeof(names));
     for (char *n = strtok_r(names, " ", &save); n; n = strtok_r(NULL, " ", &save))
         json_array_append_new(list, json_string(n));
-    snprintf(pin, sizeof(pin), "sha256-raw:%s", s->tls->pin);
-    return json_pack("{s:s, s:s, s:o, s:s, s:s}", "kind", s->tls->made ? "made" : "file", "file",
-                     s->tls->file, "names", list, "not_after", status_time(until, s->tls->not_after), "pin",
-                     pin);
+    snprintf(pin, sizeof(pin), "sha256-raw:%s", t->pin);
+    return json_pack("{s:s, s:s, s:o, s:s, s:s, s:b}", "kind", t->made ? "made" : "file", "file", t->file,
+                     "names", list, "not_after", status_time(until, t->not_after), "pin", pin, "self_issued",
+                     t->self_issued);
+}
+
+static json_t *certificate_json(const struct site *s)
+{
+    if (!s->tls)
+        return json_pack("{s:s}", "kind", "off");
+    json_t *o = one_certificate_json(s->tls), *others = json_array();
+    for (size_t i = 0; i < s->tls->n_sides; i++)
+        json_array_append_new(others, one_certificate_json(s->tls->sides[i]));
+    json_object_set_new(o, "others", others);
+    return o;
 }
 
 static json_t *peers_json(const struct control *c)

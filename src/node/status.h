@@ -19,6 +19,11 @@ json_t *status_error(const char *text);
 
 /* Calls say once for each thing that a person should do something about. */
 void status_problems(const struct control *c, void (*say)(void *ctx, const char *sentence), void *ctx);
+/* Of these, what concerns certificates: those served, and files that are not taken over. */
+void status_certificate_problems(const struct control *c, void (*say)(void *ctx, const char *sentence),
+                                 void *ctx);
+/* Whether there is a fault of this kind. */
+bool status_certificate_fault(const struct control *c, enum tls_fault fault, time_t now);
 /* Calls out for each counter of the mesh. */
 void status_mesh_counters(const struct control *c,
                           void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v),

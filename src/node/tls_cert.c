@@ -88,6 +88,7 @@ int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char 
 {
     char name[256];
 
+    out->fault = TLS_FAULT_MISSING;
     if (file_name(name, sizeof name, host) != 0) {
         snprintf(err, err_len, "HostName '%s' gives no name for a certificate file", host);
         return -1;
@@ -100,8 +101,10 @@ int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char 
         }
         crt = exists(out->crt_file, err, err_len);
         key = crt < 0 ? -1 : exists(out->key_file, err, err_len);
-        if (crt < 0 || key < 0)
+        if (crt < 0 || key < 0) {
+            out->fault = TLS_FAULT_DAMAGED;
             return -1;
+        }
         if (crt && key)
             return 1;
         if (crt || key) {
@@ -116,8 +119,7 @@ int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char 
     return set_paths(out, dir, name, 0);
 }
 
-/* A whole file, malloc'd; *n its length.  Wiped and freed by the caller. */
-static char *read_file(const char *path, size_t *n, mode_t *mode, char *err, size_t err_len)
+char *tls_file_read(const char *path, size_t *n, mode_t *mode, char *err, size_t err_len)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     char *buf = NULL;
@@ -169,7 +171,8 @@ static int parse_chain(struct tls_pair *pair, BIO *in, char *err, size_t err_len
     pair->chain = sk_X509_new_null();
     if (!pair->leaf || !pair->chain) {
         ERR_clear_error();
-        snprintf(err, err_len, "%s holds no certificate in PEM form", pair->crt_file);
+        snprintf(err, err_len, "%s holds no certificate in PEM form: put a good one in its place",
+                 pair->crt_file);
         return -1;
     }
     while ((cert = PEM_read_bio_X509(in, NULL, no_password, &asked)) != NULL) {
@@ -181,8 +184,8 @@ static int parse_chain(struct tls_pair *pair, BIO *in, char *err, size_t err_len
     }
     if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
         ERR_clear_error();
-        snprintf(err, err_len, "certificate %d in %s is damaged", sk_X509_num(pair->chain) + 2,
-                 pair->crt_file);
+        snprintf(err, err_len, "certificate %d in %s is damaged: put a good file in its place",
+                 sk_X509_num(pair->chain) + 2, pair->crt_file);
         return -1;
     }
     ERR_clear_error();
@@ -193,7 +196,7 @@ static int read_chain(struct tls_pair *pair, char *err, size_t err_len)
 {
     mode_t mode;
     size_t n;
-    char *text = read_file(pair->crt_file, &n, &mode, err, err_len);
+    char *text = tls_file_read(pair->crt_file, &n, &mode, err, err_len);
     BIO *in = text ? BIO_new_mem_buf(text, (int)n) : NULL;
     int rc = -1;
 
@@ -210,7 +213,7 @@ static int read_key(struct tls_pair *pair, char *err, size_t err_len)
 {
     mode_t mode = 0;
     size_t n;
-    char *text = read_file(pair->key_file, &n, &mode, err, err_len);
+    char *text = tls_file_read(pair->key_file, &n, &mode, err, err_len);
     BIO *in = text ? BIO_new_mem_buf(text, (int)n) : NULL;
     bool asked = false;
 
@@ -221,7 +224,8 @@ static int read_key(struct tls_pair *pair, char *err, size_t err_len)
     else if (asked)
         snprintf(err, err_len, "the key in %s has a password: store it without one", pair->key_file);
     else if (in && !pair->key)
-        snprintf(err, err_len, "%s holds no private key in PEM form", pair->key_file);
+        snprintf(err, err_len, "%s holds no private key in PEM form: put a good one in its place",
+                 pair->key_file);
     ERR_clear_error();
     pair->key_exposed = (mode & S_IROTH) != 0;
     BIO_free(in);
@@ -236,12 +240,15 @@ int tls_pair_read(struct tls_pair *pair, char *err, size_t err_len)
     pair->leaf = NULL;
     pair->chain = NULL;
     pair->key = NULL;
+    pair->fault = TLS_FAULT_DAMAGED;
     if (read_chain(pair, err, err_len) != 0 || read_key(pair, err, err_len) != 0)
         goto fail;
     if (X509_check_private_key(pair->leaf, pair->key) != 1) {
         ERR_clear_error();
-        snprintf(err, err_len, "%s does not belong to %s: they are of different pairs", pair->key_file,
-                 pair->crt_file);
+        pair->fault = TLS_FAULT_MISMATCH;
+        snprintf(err, err_len,
+                 "%s does not belong to %s: they are of different pairs, put the two of one pair there",
+                 pair->key_file, pair->crt_file);
         goto fail;
     }
     return 0;

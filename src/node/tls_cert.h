@@ -11,8 +11,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
+#include "node/tls_ctx.h"
 #include "proto/key.h"
 
 enum { TLS_PATH_MAX = 512, TLS_PIN_LEN = 64, TLS_DATE_LEN = 32, TLS_REASON_LEN = 200, TLS_CHAIN_MAX = 10 };
@@ -26,19 +28,25 @@ struct tls_pair {
     X509 *leaf;
     STACK_OF(X509) * chain; /* what follows the leaf in the file */
     EVP_PKEY *key;
-    bool key_exposed; /* others than owner and group may read the key file */
+    bool key_exposed;     /* others than owner and group may read the key file */
+    enum tls_fault fault; /* of what failed last */
 };
 
 /* Looks for the pair of a host below dir, in derper's layout and in certbot's.
  * 1: both files are there (names set); 0: none is (names set to where derper's layout has them); -1: one is
  * missing, or they cannot be looked at. */
 int tls_pair_find(struct tls_pair *out, const char *dir, const char *host, char *err, size_t err_len);
-/* Makes the pair for an IP address (text ip) under the names that are set: P-256, ten years.  Never
+/* Makes the pair for a host (IP address or DNS name) under the names that are set: P-256, ten years.  Never
  * overwrites; both files or none. 0 or -1. */
-int tls_pair_make(const struct tls_pair *pair, const char *ip, char *err, size_t err_len);
+int tls_pair_make(const struct tls_pair *pair, const char *host, char *err, size_t err_len);
 /* Reads the files; whether they fit together is checked too.  0, or -1 (then there is nothing to free). */
 int tls_pair_read(struct tls_pair *pair, char *err, size_t err_len);
 void tls_pair_free(struct tls_pair *pair);
+/* The names of all pairs below dir, in any layout, sorted; a file without its other half is none.
+ * At most TLS_SIDES_MAX + 1, malloc'd; NULL with *n = 0 if there are none. */
+struct tls_pair *tls_pairs_list(const char *dir, size_t *n);
+/* A whole file, malloc'd; *n its length.  To be wiped if it is secret, and freed.  NULL with a sentence. */
+char *tls_file_read(const char *path, size_t *n, mode_t *mode, char *err, size_t err_len);
 
 /* The certificate that says a node's key to clients (derpserver's MetaCert), self-signed by a key that is
  * thrown away. NULL without memory. */

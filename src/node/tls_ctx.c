@@ -18,7 +18,7 @@
 #include "node/tls_cert.h"
 #include "node/tls_common.h"
 
-enum { EXPIRES_SOON = 14 * 24 * 3600 };
+enum { DAY = 24 * 3600, SOON = 14 * DAY, SHORT_LIVED = 10 * DAY, SOON_IF_SHORT = 3 * DAY };
 
 /* AES-128 first: the machines that run relays have AES in hardware.  A client that has not puts ChaCha20
  * first, and gets it (SSL_OP_PRIORITIZE_CHACHA). */
@@ -100,26 +100,45 @@ static const char *wanted_pin(const char *cert_name)
     return cert_name && strncmp(cert_name, TLS_PIN_PREFIX, n) == 0 ? cert_name + n : NULL;
 }
 
-static int check_dates(const struct tls_server *t, time_t now, char *err, size_t err_len)
+bool tls_server_expiring(const struct tls_server *t, time_t now)
+{
+    bool brief = t->not_after - t->not_before < SHORT_LIVED;
+
+    return t->not_after - now < (brief ? SOON_IF_SHORT : SOON);
+}
+
+const char *tls_fault_name(enum tls_fault fault)
+{
+    static const char *const names[TLS_FAULTS] = {
+        [TLS_FAULT_NONE] = "none",         [TLS_FAULT_MISSING] = "missing",
+        [TLS_FAULT_DAMAGED] = "damaged",   [TLS_FAULT_MISMATCH] = "mismatch",
+        [TLS_FAULT_EXPIRED] = "expired",   [TLS_FAULT_EARLY] = "not_yet_valid",
+        [TLS_FAULT_NAME] = "name",         [TLS_FAULT_PIN] = "pin",
+        [TLS_FAULT_EXPIRING] = "expiring", [TLS_FAULT_LEFT_OUT] = "left_out",
+    };
+    return names[fault];
+}
+
+static enum tls_fault check_dates(const struct tls_server *t, time_t now, char *err, size_t err_len)
 {
     char date[TLS_DATE_LEN];
 
     if (now > t->not_after) {
         snprintf(err, err_len, "%s expired on %s: put a renewed certificate in its place", t->file,
                  tls_date(date, t->not_after));
-        return -1;
+        return TLS_FAULT_EXPIRED;
     }
     if (now < t->not_before) {
         snprintf(err, err_len, "%s is not valid before %s: is the clock of this machine right?", t->file,
                  tls_date(date, t->not_before));
-        return -1;
+        return TLS_FAULT_EARLY;
     }
-    return 0;
+    return TLS_FAULT_NONE;
 }
 
 /* As clients will: a pin, and the name that they verify.  An IP address as HostName is never compared. */
-static int check_names(const struct tls_server *t, X509 *leaf, const struct tls_server_params *p, char *err,
-                       size_t err_len)
+static enum tls_fault check_names(const struct tls_server *t, X509 *leaf, const struct tls_server_params *p,
+                                  char *err, size_t err_len)
 {
     const char *pin = wanted_pin(p->cert_name);
     const char *name = p->cert_name && p->cert_name[0] && !pin ? p->cert_name : p->host;
@@ -132,15 +151,18 @@ static int check_names(const struct tls_server *t, X509 *leaf, const struct tls_
                  " into this node's entry, or bring the certificate of that pin back",
                  t->file, strcasecmp(pin, t->pin) == 0 ? "its digits must be lower-case" : p->cert_name,
                  t->pin);
-        return -1;
+        return TLS_FAULT_PIN;
     }
     if (name == p->host && tls_host_ip(name, ip, &ip_len))
-        return 0;
+        return TLS_FAULT_NONE;
     if (tls_cert_covers(leaf, name))
-        return 0;
-    snprintf(err, err_len, "%s is a certificate for %s, not for %s, which is the %s of the derpMap", t->file,
-             t->names[0] ? t->names : "no name at all", name, name == p->host ? "HostName" : "CertName");
-    return -1;
+        return TLS_FAULT_NONE;
+    snprintf(
+        err, err_len,
+        "%s is a certificate for %s, not for %s, which is the %s of the derpMap: put one for that name in "
+        "its place",
+        t->file, t->names[0] ? t->names : "no name at all", name, name == p->host ? "HostName" : "CertName");
+    return TLS_FAULT_NAME;
 }
 
 /* Made by us at some start, or by derper in our place: all that tells these apart from a bought one is that
@@ -179,15 +201,15 @@ static void doubts(const struct tls_server *t, const struct tls_pair *pair, cons
     bool pinned = wanted_pin(p->cert_name) != NULL;
     char date[TLS_DATE_LEN];
 
-    if (t->not_after - now < EXPIRES_SOON)
-        add_warning(warn, warn_len, "%s expires on %s", t->file, tls_date(date, t->not_after));
+    if (tls_server_expiring(t, now))
+        add_warning(warn, warn_len, "%s expires on %s: renew it", t->file, tls_date(date, t->not_after));
     if (pair->key_exposed)
         add_warning(warn, warn_len, "everybody on this machine may read %s: chmod 0640 it", pair->key_file);
     if (pinned && further > 0)
         add_warning(warn, warn_len,
                     "only the first of %d certificates in %s is sent: clients with a pin accept no other",
                     further + 1, t->file);
-    if (!pinned && tls_cert_self_issued(pair->leaf))
+    if (!pinned && t->self_issued)
         add_warning(warn, warn_len, "clients trust %s only if this node's entry in the derpMap has " PIN_LINE,
                     t->file, t->pin);
     else if (!pinned && further == 0)
@@ -198,7 +220,8 @@ static void doubts(const struct tls_server *t, const struct tls_pair *pair, cons
             t->file);
 }
 
-static struct tls_server *server_new(const struct tls_pair *pair, const struct tls_server_params *p,
+/* A pair that has been read; a side is checked for its dates only.  NULL with pair->fault set. */
+static struct tls_server *server_new(struct tls_pair *pair, const struct tls_server_params *p, bool side,
                                      char *err, size_t err_len)
 {
     struct tls_server *t = calloc(1, sizeof *t);
@@ -211,17 +234,83 @@ static struct tls_server *server_new(const struct tls_pair *pair, const struct t
     snprintf(t->file, sizeof t->file, "%s", pair->crt_file);
     tls_cert_pin(pair->leaf, t->pin);
     tls_cert_names(pair->leaf, t->names, sizeof t->names);
-    if (tls_cert_dates(pair->leaf, &t->not_before, &t->not_after) != 0)
+    t->self_issued = tls_cert_self_issued(pair->leaf);
+    t->made = is_made(pair->leaf, p->host);
+    pair->fault = TLS_FAULT_DAMAGED;
+    if (tls_cert_dates(pair->leaf, &t->not_before, &t->not_after) != 0) {
         snprintf(err, err_len, "%s holds a malformed date", t->file);
-    else if (check_dates(t, time(NULL), err, err_len) == 0 &&
-             check_names(t, pair->leaf, p, err, err_len) == 0)
-        t->ctx = server_ctx(pair, wanted_pin(p->cert_name) != NULL, p->node_key, err, err_len);
+    } else {
+        pair->fault = check_dates(t, time(NULL), err, err_len);
+        if (pair->fault == TLS_FAULT_NONE && !side)
+            pair->fault = check_names(t, pair->leaf, p, err, err_len);
+        if (pair->fault == TLS_FAULT_NONE)
+            t->ctx = server_ctx(pair, side ? t->self_issued : wanted_pin(p->cert_name) != NULL, p->node_key,
+                                err, err_len);
+    }
     if (!t->ctx) {
         free(t);
         return NULL;
     }
     return t;
 }
+
+/* ---- the pairs beside the main one ---- */
+
+/* What was served from this file before, as long as it lasts. */
+static struct tls_server *former_side(const struct tls_server *former, const char *file)
+{
+    for (size_t i = 0; former && i < former->n_sides; i++)
+        if (strcmp(former->sides[i]->file, file) == 0 && former->sides[i]->not_after > time(NULL))
+            return tls_server_ref(former->sides[i]);
+    return NULL;
+}
+
+static void load_side(struct tls_server *t, struct tls_pair *pair, const struct tls_server_params *p)
+{
+    char err[512];
+    struct tls_server *side = NULL;
+
+    if (tls_pair_read(pair, err, sizeof err) == 0)
+        side = server_new(pair, p, true, err, sizeof err);
+    tls_pair_free(pair);
+    if (!side) {
+        if (t->n_left_out++ == 0)
+            snprintf(t->left_out, sizeof t->left_out, "%s", err);
+        side = former_side(p->former, pair->crt_file);
+    }
+    if (side)
+        t->sides[t->n_sides++] = side;
+}
+
+/* Their faults are no fault of the main one.  0, or -1 without memory. */
+static int load_sides(struct tls_server *t, const struct tls_server_params *p)
+{
+    size_t n;
+    struct tls_pair *pairs = tls_pairs_list(p->cert_dir, &n);
+
+    t->sides = calloc(n + 1, sizeof *t->sides);
+    for (size_t i = 0; t->sides && i < n; i++)
+        if (strcmp(pairs[i].crt_file, t->file) != 0)
+            load_side(t, &pairs[i], p);
+    free(pairs);
+    return t->sides ? tls_sni_setup(t, p) : -1;
+}
+
+static void side_doubts(const struct tls_server *t, time_t now, char *warn, size_t warn_len)
+{
+    char date[TLS_DATE_LEN];
+
+    for (size_t i = 0; i < t->n_sides; i++)
+        if (tls_server_expiring(t->sides[i], now))
+            add_warning(warn, warn_len, "%s expires on %s: renew it", t->sides[i]->file,
+                        tls_date(date, t->sides[i]->not_after));
+    if (t->n_left_out == 1)
+        add_warning(warn, warn_len, "left out: %s", t->left_out);
+    else if (t->n_left_out > 1)
+        add_warning(warn, warn_len, "%zu pairs are left out, the first: %s", t->n_left_out, t->left_out);
+}
+
+/* ---- the main one ---- */
 
 /* Finds the pair, or makes it.  0 or -1. */
 static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p, char *err, size_t err_len)
@@ -255,17 +344,28 @@ static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p
 struct tls_server *tls_server_load(const struct tls_server_params *p, char *err, size_t err_len, char *warn,
                                    size_t warn_len)
 {
-    struct tls_pair pair = {0};
-    struct tls_server *t;
+    struct tls_pair pair = {.fault = TLS_FAULT_MISSING};
+    struct tls_server *t = NULL;
+    uint8_t digest[TLS_DIGEST];
 
     err[0] = warn[0] = '\0';
-    if (find_or_make(&pair, p, err, err_len) != 0 || tls_pair_read(&pair, err, err_len) != 0)
-        return NULL;
-    t = server_new(&pair, p, err, err_len);
-    if (t) {
-        t->made = is_made(pair.leaf, p->host);
-        doubts(t, &pair, p, time(NULL), warn, warn_len);
+    if (find_or_make(&pair, p, err, err_len) == 0) {
+        tls_files_digest(p, digest);
+        if (tls_pair_read(&pair, err, err_len) == 0)
+            t = server_new(&pair, p, false, err, err_len);
     }
+    if (t && load_sides(t, p) != 0) {
+        snprintf(err, err_len, "out of memory");
+        tls_server_unref(t);
+        t = NULL;
+    }
+    if (t) {
+        memcpy(t->digest, digest, sizeof digest);
+        doubts(t, &pair, p, time(NULL), warn, warn_len);
+        side_doubts(t, time(NULL), warn, warn_len);
+    }
+    if (p->fault)
+        *p->fault = t ? TLS_FAULT_NONE : pair.fault;
     tls_pair_free(&pair);
     return t;
 }
@@ -280,6 +380,9 @@ void tls_server_unref(struct tls_server *t)
 {
     if (!t || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
         return;
+    for (size_t i = 0; i < t->n_sides; i++)
+        tls_server_unref(t->sides[i]);
+    free(t->sides);
     SSL_CTX_free(t->ctx);
     free(t);
 }

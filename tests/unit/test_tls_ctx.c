@@ -9,7 +9,8 @@ static char err[1024], warn[1024];
 
 static struct tls_server *load(const char *dir, const char *host, const char *cert_name, bool may_make)
 {
-    struct tls_server_params p = {dir, host, cert_name, may_make, test_key()};
+    struct tls_server_params p = {
+        .cert_dir = dir, .host = host, .cert_name = cert_name, .may_make = may_make, .node_key = test_key()};
 
     memset(err, 'x', sizeof err);
     memset(warn, 'x', sizeof warn);
@@ -91,6 +92,44 @@ static void makes_nothing_unasked(void **state)
     write_text(dir, "file", "x");
     snprintf(path, sizeof path, "%s/file/certs", dir);
     refused(load(path, "192.0.2.7", NULL, true), "cannot write ");
+    remove_dir(dir);
+}
+
+static void made_by_command(void **state)
+{
+    static const char *const no_names[] = {"", ".", ".a", "a..b", "-a.b", "a b", "a/b", "*.a", "a_b"};
+    char *dir = temp_dir(), crt[512], pin[65], cert_name[128], again[512], name[300];
+    struct tls_server *t;
+
+    (void)state;
+    if (tls_made_new(dir, "next.example", crt, pin, err, sizeof err) != 0)
+        fail_msg("%s", err);
+    snprintf(cert_name, sizeof cert_name, "sha256-raw:%s", pin);
+    t = load(dir, "next.example", cert_name, false);
+    if (!t)
+        fail_msg("%s", err);
+    assert_string_equal(t->file, crt);
+    assert_string_equal(t->names, "next.example");
+    assert_true(t->self_issued);
+    assert_string_equal(warn, "");
+    assert_int_equal((t->not_after - t->not_before) / 86400, 3653);
+    tls_server_unref(t);
+    assert_int_equal(tls_made_new(dir, "next.example", again, pin, err, sizeof err), -1);
+    has(err, "never overwritten");
+
+    /* Longer than a CN may be. */
+    memset(name, 'a', sizeof name);
+    memcpy(name + 60, ".example", 9);
+    assert_int_equal(tls_made_new(dir, name, crt, pin, err, sizeof err), 0);
+    t = load(dir, name, NULL, false);
+    assert_non_null(t);
+    assert_string_equal(t->names, name);
+    tls_server_unref(t);
+    memset(name, 'a', 64);
+    memcpy(name + 64, ".b", 3);
+    assert_int_equal(tls_made_new(dir, name, crt, pin, err, sizeof err), -1);
+    for (size_t i = 0; i < sizeof no_names / sizeof no_names[0]; i++)
+        assert_int_equal(tls_made_new(dir, no_names[i], crt, pin, err, sizeof err), -1);
     remove_dir(dir);
 }
 
@@ -337,6 +376,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(makes_a_pair_for_an_address),
         cmocka_unit_test(makes_nothing_unasked),
+        cmocka_unit_test(made_by_command),
         cmocka_unit_test(half_a_pair),
         cmocka_unit_test(damaged_files),
         cmocka_unit_test(dates),

@@ -7,7 +7,8 @@ static char err[1024], warn[1024];
 
 static struct tls_server *load(const char *dir, const char *host, const char *cert_name, bool may_make)
 {
-    struct tls_server_params p = {dir, host, cert_name, may_make, test_key()};
+    struct tls_server_params p = {
+        .cert_dir = dir, .host = host, .cert_name = cert_name, .may_make = may_make, .node_key = test_key()};
 
     memset(err, 'x', sizeof err);
     memset(warn, 'x', sizeof warn);

@@ -70,12 +70,18 @@ type Pair struct {
 // self-signed one.
 func (ca *CA) Issue(t testing.TB, host string, until time.Time) Pair {
 	t.Helper()
+	return ca.IssueFrom(t, host, time.Now().Add(-48*time.Hour), until)
+}
+
+// IssueFrom is Issue with a beginning of its own.
+func (ca *CA) IssueFrom(t testing.TB, host string, from, until time.Time) Pair {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	tmpl := &x509.Certificate{
 		SerialNumber:          newSerial(t),
 		Subject:               pkix.Name{CommonName: host},
-		NotBefore:             time.Now().Add(-48 * time.Hour),
+		NotBefore:             from,
 		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
