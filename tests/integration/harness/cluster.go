@@ -385,7 +385,8 @@ type Status struct {
 			Error  string  `json:"error"`
 		} `json:"peers"`
 	} `json:"mesh"`
-	Problems []json.RawMessage `json:"problems"`
+	Traffic  map[string]float64 `json:"traffic"`
+	Problems []json.RawMessage  `json:"problems"`
 }
 
 // Status asks the node (derpmesh only) over its admin socket.
