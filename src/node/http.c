@@ -406,10 +406,23 @@ static bool below(struct http1_str path, const char *dir)
     return path.n >= n && memcmp(path.p, dir, n) == 0 && (path.n == n || path.p[n] == '/');
 }
 
+/* For HTML, as Go's http.Redirect does it; what is not here is in no URL that is taken. */
+static const char *html(char *buf, size_t size, const char *s)
+{
+    size_t len = 0;
+
+    for (; *s && len + 6 < size; s++) {
+        const char *as = *s == '&' ? "&amp;" : *s == '\'' ? "&#39;" : NULL;
+        len += (size_t)snprintf(buf + len, size - len, as ? "%s" : "%.1s", as ? as : s);
+    }
+    buf[len] = '\0';
+    return buf;
+}
+
 /* Go's http.Redirect. */
 static void redirect(const struct answer *a, const char *status, const char *headers, const char *to)
 {
-    char all[2048], body[1200];
+    char all[2048], body[6400], escaped[6200];
 
     if (!is_get(a->req)) {
         snprintf(all, sizeof all, "%sLocation: %s\r\n", headers, to);
@@ -417,7 +430,7 @@ static void redirect(const struct answer *a, const char *status, const char *hea
         return;
     }
     snprintf(all, sizeof all, "%sContent-Type: text/html; charset=utf-8\r\nLocation: %s\r\n", headers, to);
-    snprintf(body, sizeof body, "<a href=\"%s\">%s</a>.\n\n", to, status + 4);
+    snprintf(body, sizeof body, "<a href=\"%s\">%s</a>.\n\n", html(escaped, sizeof escaped, to), status + 4);
     if (a->head)
         snprintf(body, sizeof body, "%s", "");
     reply(a, status, all, body);
@@ -461,9 +474,13 @@ void http_head(struct http_reply *out, const struct http1_head *req, size_t len)
 {
     bool varz = out->action == HTTP_VARZ;
 
+    char length[48] = "";
+
     out->close = out->close || !varz;
-    put(out, "HTTP/1.%d 200 OK\r\n%s%sContent-Length: %zu\r\n%s\r\n", req->minor,
-        varz ? CSP_INLINE PLAIN : CSP "Content-Type: application/json\r\n", BROWSER_REST, len,
+    if (len > 0 || !http1_is(req->method, "HEAD"))
+        snprintf(length, sizeof length, "Content-Length: %zu\r\n", len);
+    put(out, "HTTP/1.%d 200 OK\r\n%s%s%s%s\r\n", req->minor,
+        varz ? CSP_INLINE PLAIN : CSP "Content-Type: application/json\r\n", BROWSER_REST, length,
         out->close && req->minor > 0 ? "Connection: close\r\n" : "");
 }
 

@@ -347,7 +347,7 @@ static void become_client(struct conn *c, const struct derp_key *key)
     c->kind = CONN_CLIENT;
     c->key = *key;
     c->not_here = 3;
-    c->not_here_at = now;
+    c->not_here_at = c->client_since = now;
     c->keepalive_at = next_keepalive(w, now);
     c->stream.ops = &client_ops;
     rate_set(c);

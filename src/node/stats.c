@@ -19,7 +19,7 @@ static const struct stat_info infos[STAT_N] = {
     GAUGE(STAT_HOME, "home", "connections of clients with this node as home"),
     GAUGE(STAT_NOT_IDEAL, "not_ideal",
           "connections of clients that would rather use another node of the region"),
-    COUNTER(STAT_HOME_IN, "home_in", "times that a connection made this node its home"),
+    COUNTER(STAT_HOME_IN, "home_in", "times that a connection, not a new one, made this node its home"),
     COUNTER(STAT_HOME_OUT, "home_out", "times that a connection gave up this node as home"),
     GAUGE(STAT_LINKS, "links", "mesh connections"),
     COUNTER(STAT_REFUSED_LOGIN_LIMIT, "refused_login_limit", "closed: too many connections before login"),

@@ -17,6 +17,8 @@
 #include "node/log.h"
 #include "node/session.h"
 
+enum { HOME_SETTLED_MS = 5000 };
+
 /* ---- towards the control thread and the other workers ---- */
 
 void worker_tell(struct worker *w, enum inbox_type type, const struct conn *c, bool flag)
@@ -99,7 +101,9 @@ static void relay_active(void *ctx, struct conn *c)
 static void relay_home(void *ctx, struct conn *c)
 {
     struct worker *w = ctx;
-    stats_add(&w->stats, c->home ? STAT_HOME_IN : STAT_HOME_OUT, 1);
+    if (uv_now(&w->loop) - c->client_since >
+        HOME_SETTLED_MS) /* at first every client says where it is at home */
+        stats_add(&w->stats, c->home ? STAT_HOME_IN : STAT_HOME_OUT, 1);
     stats_add(&w->stats, STAT_HOME, c->home ? 1 : (uint64_t)-1);
     worker_tell(ctx, IN_CLIENT_HOME, c, c->home);
 }

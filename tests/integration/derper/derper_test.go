@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -82,7 +84,8 @@ func start(t testing.TB, k harness.Kind, withTLS bool, flags ...string) *relay {
 	}
 	cmd := exec.Command(program(t, k), append(args, flags...)...)
 	cmd.Stdout, cmd.Stderr = &r.log, &r.log
-	cmd.Env = append(os.Environ(), "DERPMESH_ADMIN=off")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "DERPMESH_") }),
+		"DERPMESH_ADMIN=off")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -111,6 +114,9 @@ func start(t testing.TB, k harness.Kind, withTLS bool, flags ...string) *relay {
 		}
 	})
 	harness.Eventually(t, 20*time.Second, string(k)+" ready", func() error {
+		if len(done) > 0 {
+			t.Fatalf("%s ended while starting", k)
+		}
 		for _, where := range []string{r.addr, r.http} {
 			if where == "" {
 				continue
