@@ -285,6 +285,8 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
     s->self = site_find_self(s->map, config->node, err, err_len);
     if (!s->self || load_keys(s, err, err_len) != 0 || load_tls(s, err, err_len, warn, warn_len) != 0)
         goto fail;
+    if (config->allow && !(s->allow = allow_load(config->allow, err, err_len)))
+        goto fail;
     return s;
 fail:
     site_unref(s);
@@ -304,6 +306,7 @@ void site_unref(struct site *s)
     if (s->tls)
         tls_server_unref(s->tls);
     SSL_CTX_free(s->dial_ctx);
+    allow_unref(s->allow);
     derpmap_free(s->map);
     config_free((struct config *)s->config);
     key_pair_wipe(&s->node_key);
