@@ -41,7 +41,7 @@ struct list {
     size_t n;
 };
 
-/* Owner: admission.keys.  Invariant: on at most one list; round is set while waiters wait. */
+/* Owner: admission.keys.  Invariant: on at most one list; round is set while waiters wait, and then on none. */
 struct entry {
     struct derp_key key;
     struct conn_addr from; /* of the newest connection; zero: not known */
@@ -322,25 +322,33 @@ static struct entry *line_pop(struct source *src, enum admit_source s)
     return e;
 }
 
-/* Asks what stands first in the line, as many as may be under way. */
-static void pump(struct admission *a, enum admit_source s, uint64_t now)
+static void put(struct admission *a, struct entry *e, enum admit_source s, uint64_t now)
 {
-    struct source *src = &a->source[s];
+    struct said *d = &e->said[s];
+    d->question = ++a->questions;
+    if (a->ops->ask(a->ctx, s, d->question, &e->key, &e->from) == 0) {
+        d->state = ASKED;
+        a->source[s].running++;
+        a->counts.questions++;
+        return;
+    }
+    not_asked(a, d, s, "out of memory", now);
+    advance(a, e, now);
+}
+
+/* Asks what stands first in the lines, as many as may be under way. */
+static void pump(struct admission *a, uint64_t now)
+{
     if (a->pumping)
         return; /* the loop below goes on */
     a->pumping = true;
-    while (src->first && src->running < ADMIT_RUNNING_MAX) {
-        struct entry *e = line_pop(src, s);
-        struct said *d = &e->said[s];
-        d->question = ++a->questions;
-        if (a->ops->ask(a->ctx, s, d->question, &e->key, &e->from) == 0) {
-            d->state = ASKED;
-            src->running++;
-            a->counts.questions++;
-            continue;
+    for (enum admit_source s = ADMIT_URL; s < ADMIT_SOURCES; s++) {
+        struct source *src = &a->source[s];
+        while (src->first && src->running < ADMIT_RUNNING_MAX) {
+            put(a, line_pop(src, s), s, now);
+            s = ADMIT_URL; /* what could not be asked may have put others into any line */
+            src = &a->source[s];
         }
-        not_asked(a, d, s, "out of memory", now);
-        advance(a, e, now);
     }
     a->pumping = false;
 }
@@ -353,13 +361,14 @@ static void advance(struct admission *a, struct entry *e, uint64_t now)
         settle(a, e, k, who, now);
         return;
     }
-    if (!e->round)
+    if (!e->round) {
         e->round = now;
+        list_remove(e);
+    }
     for (enum admit_source s = ADMIT_URL; s < ADMIT_SOURCES; s++)
         if (a->policy.on[s] && e->said[s].state == QUIET && source_known(a, e, s, now) == KNOWN_NOT)
             line_append(a, e, s, now);
-    for (enum admit_source s = ADMIT_URL; s < ADMIT_SOURCES; s++)
-        pump(a, s, now);
+    pump(a, now);
     /* a full line is an answer too */
     if (e->round && (k = decide(a, e, now, &who)) != KNOWN_NOT)
         settle(a, e, k, who, now);
@@ -389,8 +398,6 @@ void admission_ask(struct admission *a, const struct derp_key *key, const struct
     e->waiters = w;
     e->n_waiters++;
     e->from = *from;
-    if (!e->connections)
-        list_remove(e);
     advance(a, e, now);
 }
 
@@ -434,14 +441,14 @@ void admission_heard(struct admission *a, enum admit_source s, uint64_t question
         advance(a, e, now);
     else
         place(a, e, now); /* settled without it */
-    pump(a, s, now);
+    pump(a, now);
 }
 
 /* Looks at an entry after the rules, or the allow file, have changed. */
 static void recheck(struct admission *a, struct entry *e, uint64_t now)
 {
     enum admit_source who = ADMIT_ALLOW;
-    if (e->waiters) {
+    if (e->waiters || e->round) {
         advance(a, e, now);
     } else if (!e->connections) {
         place(a, e, now);

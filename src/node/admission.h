@@ -36,7 +36,7 @@ enum {
     ADMIT_LINE_MS = 3000,     /* how long one may wait */
     ADMIT_WAITERS_MAX = 64,   /* logins that wait for one key */
     ADMIT_IDLE_MAX = 65536,   /* keys kept that are not connected: admitted, and as many refused */
-    ADMIT_DETAIL = 160
+    ADMIT_DETAIL = 272
 };
 
 /* What a source says of a key. */

@@ -55,7 +55,7 @@ static int set_path(struct config *c, const struct key *k, const char *text)
     return 0;
 }
 
-/* An http or https URL: a host, no blanks or control characters. */
+/* An http or https URL: a host, printable ASCII. */
 static int set_url(struct config *c, const struct key *k, const char *text)
 {
     const char *host = strncmp(text, "https://", 8) == 0  ? text + 8
@@ -65,7 +65,7 @@ static int set_url(struct config *c, const struct key *k, const char *text)
     if (!host || strcspn(host, "/?#") == 0)
         return -1;
     for (const char *s = text; *s; s++)
-        if ((unsigned char)*s <= ' ' || *s == 0x7f)
+        if ((unsigned char)*s <= ' ' || (unsigned char)*s >= 0x7f)
             return -1;
     return set_text(c, k, text);
 }

@@ -67,7 +67,7 @@ int verify_answer_parse(const char *text, size_t n, bool *allow)
 
 const char *verify_url_shown(char out[static VERIFY_URL_SHOWN], const char *url)
 {
-    const char *scheme = strstr(url, "://"), *from = scheme ? scheme + 3 : url;
+    const char *from = url + (strncmp(url, "https://", 8) == 0 ? 8 : strncmp(url, "http://", 7) == 0 ? 7 : 0);
     size_t host = strcspn(from, "/?#"), at = 0;
     for (size_t i = 0; i < host; i++)
         if (from[i] == '@')
