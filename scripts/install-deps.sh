@@ -18,7 +18,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 BUILD=(gcc libc6-dev cmake ninja-build pkg-config python3
-    libuv1-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libwslay-dev libcmocka-dev)
+    libuv1-dev libcurl4-openssl-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libwslay-dev libcmocka-dev)
 CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
 GO=(ca-certificates git openssl)

@@ -45,7 +45,8 @@ GROUPS = {
     "config": {"config", "config_keys", "config_parts", "config_values", "config_yaml"},
     "keystore": {"keystore", "keystore_file"},
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
-    "control": {"control", "mesh_io"},
+    "control": {"control", "mesh_io", "admit_io"},
+    "allow": {"allow", "allow_watch"},
     "server": {"server", "server_check"},
     "stream": {"stream", "stream_parts", "stream_ws"},
 }
@@ -79,12 +80,17 @@ NODE = {
     "listen": set(),
     "resolve": set(),
     "tls": set(),
-    "site": {"keystore", "listen", "tls"},
+    "site": {"allow", "keystore", "listen", "tls"},
     # a connection and the hot path
     "stream": {"buf", "sendq", "stats", "tls"},
     "conn": {"pause", "rate", "resume", "stream"},
     "inbox": {"conn", "site"},
     "limits": {"conn"},
+    # who may use the node
+    "allow": set(),
+    "admission": {"conn"},
+    "verify_url": {"admission", "conn"},
+    "verify_socket": {"verify_url"},
     "relay": {"conn", "heard", "inbox", "stats"},
     "stun_udp": {"stats"},
     # a worker: the header is what its connections stand on, the source is above them
@@ -97,14 +103,15 @@ NODE = {
     "session": {"http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
     "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
-    "control": {"bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "worker"},
+    "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "verify_socket",
+                "verify_url", "worker"},
     "status": {"control", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
     "cert_watch": {"control", "site", "status", "tls"},
     "admin": {"control", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
-    "server": {"admin", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen", "metrics", "reload", "site", "stats", "status",
-               "systemd", "tls", "worker"},
+    "server": {"admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
+               "metrics", "reload", "site", "stats", "status", "systemd", "tls", "verify_url", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},
 }

@@ -218,6 +218,19 @@ bool clients_get(const struct clients *c, const struct derp_key *key, struct cli
     return true;
 }
 
+void clients_each(const struct clients *c, const struct derp_key *key,
+                  void (*one)(void *ctx, const struct conn_ref *ref), void *ctx)
+{
+    const struct client *cl = find_client(c, key);
+    for (const struct client_conn *cc = cl ? cl->first : NULL; cc; cc = cc->next)
+        one(ctx, &cc->ref);
+}
+
+const struct derp_key *clients_key(const struct clients *c, size_t i)
+{
+    return keymap_at(c->keys, i, NULL);
+}
+
 size_t clients_keys(const struct clients *c)
 {
     return keymap_count(c->keys);

@@ -46,6 +46,12 @@ struct clients_info {
 };
 bool clients_get(const struct clients *c, const struct derp_key *key, struct clients_info *out);
 
+/* Calls one for each connection of the key; it must change nothing here. */
+void clients_each(const struct clients *c, const struct derp_key *key,
+                  void (*one)(void *ctx, const struct conn_ref *ref), void *ctx);
+/* The i-th key, by no order; NULL behind the last. */
+const struct derp_key *clients_key(const struct clients *c, size_t i);
+
 size_t clients_keys(const struct clients *c);
 size_t clients_connections(const struct clients *c);
 size_t clients_homes(const struct clients *c); /* keys with home here */

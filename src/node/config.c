@@ -277,5 +277,8 @@ void config_free(struct config *c)
     free(c->acme_email);
     free(c->acme_url);
     free(c->admin);
+    free(c->allow);
+    free(c->verify_url);
+    free(c->verify_socket);
     free(c);
 }

@@ -11,6 +11,7 @@
 
 #include "node/log.h"
 
+enum config_admit { ADMIT_BY_ALL, ADMIT_BY_ANY };
 enum config_tls { TLS_AUTO, TLS_MANUAL, TLS_ACME, TLS_OFF };
 
 /* ADDR:PORT; addr "" = the default (see listen in README), port -1 = off, 0 = as the map says. */
@@ -65,6 +66,10 @@ struct config {
     uint32_t client_rate;                        /* bytes/s; 0: no limit */
     uint32_t client_burst;                       /* bytes, ≥ 65568 */
     bool transit;
+    char *allow;                      /* file of node keys, NULL: none; see admission.h */
+    char *verify_url, *verify_socket; /* NULL: not asked */
+    bool verify_fail_open;
+    enum config_admit admit;
     struct config_listen metrics; /* 127.0.0.1:9911 */
     char *admin;                  /* /run/derpmesh/admin.sock */
     uint32_t drain_timeout_ms;    /* 20 s */
@@ -92,6 +97,12 @@ int config_cidr_parse(struct config_cidr *out, const char *text, size_t n);
 
 /* The table behind --help and the documents: one line a key.  Calls out for each in order. */
 void config_keys(void (*out)(void *ctx, const char *key, const char *def, const char *meaning), void *ctx);
+
+/* Whether anybody is asked who may use the node. */
+static inline bool config_admission(const struct config *c)
+{
+    return c->allow || c->verify_url || c->verify_socket;
+}
 
 /* "ADDR:PORT", ":PORT", "[v6]:PORT", "off".  0 or -1. */
 int config_listen_parse(struct config_listen *l, const char *text);

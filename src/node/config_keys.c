@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "node/rate.h"
 #include "node/suggest.h"
@@ -51,6 +53,27 @@ static int set_path(struct config *c, const struct key *k, const char *text)
     for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
         path[n - 1] = 0;
     return 0;
+}
+
+/* An http or https URL: a host, printable ASCII. */
+static int set_url(struct config *c, const struct key *k, const char *text)
+{
+    const char *host = strncmp(text, "https://", 8) == 0  ? text + 8
+                       : strncmp(text, "http://", 7) == 0 ? text + 7
+                                                          : NULL;
+
+    if (!host || strcspn(host, "/?#") == 0)
+        return -1;
+    for (const char *s = text; *s; s++)
+        if ((unsigned char)*s <= ' ' || (unsigned char)*s >= 0x7f)
+            return -1;
+    return set_text(c, k, text);
+}
+
+/* As long as a Unix socket's address may be. */
+static int set_socket(struct config *c, const struct key *k, const char *text)
+{
+    return strlen(text) < sizeof(((struct sockaddr_un *)0)->sun_path) ? set_path(c, k, text) : -1;
 }
 
 static int set_number(struct config *c, const struct key *k, const char *text)
@@ -199,6 +222,7 @@ static int set_proxies(struct config *c, const struct key *k, const char *text)
 
 /* ---- the table ---- */
 
+static const char *const admit_names[] = {"all", "any", NULL};
 static const char *const tls_names[] = {"auto", "manual", "acme", "off", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
 static const char *const format_names[] = {"text", "json", NULL};
@@ -350,6 +374,37 @@ static const struct key keys[] = {
      .at = AT(login_limit_ip),
      .min = 1,
      .max = 1000000},
+    {.name = "allow",
+     .shown = "none",
+     .meaning = "file of node keys that may use the node, one a line",
+     .wants = "a file",
+     .set = set_path,
+     .at = AT(allow)},
+    {.name = "verify_url",
+     .shown = "none",
+     .meaning = "admission service that is asked (Headscale: /verify)",
+     .wants = "an http or https URL",
+     .set = set_url,
+     .at = AT(verify_url)},
+    {.name = "verify_socket",
+     .shown = "none",
+     .meaning = "tailscaled's socket: its tailnet's nodes are admitted",
+     .wants = "a path of at most 107 bytes",
+     .set = set_socket,
+     .at = AT(verify_socket)},
+    {.name = "verify_fail_open",
+     .def = "false",
+     .meaning = "admit clients while verify_url cannot be reached",
+     .wants = "true or false",
+     .set = set_bool,
+     .at = AT(verify_fail_open)},
+    {.name = "admit",
+     .def = "all",
+     .meaning = "all: every one of those above must admit; any: one is enough",
+     .wants = "all or any",
+     .set = set_choice,
+     .at = AT(admit),
+     .choices = admit_names},
     {.name = "transit",
      .def = "on",
      .meaning = "off: carries no detours of others (metered traffic)",
@@ -397,8 +452,7 @@ _Static_assert(sizeof(keys) / sizeof(keys[0]) <= (size_t)CONFIG_KEYS_MAX,
 
 /* Keys that later versions have.  Passing over one of them in silence would open a relay that its operator believes
  * closed, or drop a limit. */
-static const char *const later[] = {"allow", "verify_url",   "verify_socket",       "verify_fail_open",
-                                    "admit", "derper_peers", "derper_mesh_key_file"};
+static const char *const later[] = {"derper_peers", "derper_mesh_key_file"};
 
 /* ---- names ---- */
 

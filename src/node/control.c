@@ -86,6 +86,8 @@ static void client_message(struct control *c, const struct inbox_msg *m)
             atomic_fetch_add(&c->varz->more_connections, 1);
     }
     apply_change(c, &m->key, &m->ref, &ch);
+    if (m->type == IN_CLIENT_UP || m->type == IN_CLIENT_DOWN)
+        control_admit_message(c, m);
 }
 
 /* The text in a message; "" if it holds none that ends. */
@@ -163,6 +165,9 @@ static void on_message(void *ctx, struct inbox_msg *m)
     case IN_CLIENT_DOWN:
         client_message(c, m);
         return;
+    case IN_ADMIT_ASK:
+        control_admit_message(c, m);
+        return;
     case IN_GLEAN:
     case IN_LINK_OPEN:
     case IN_LINK_CONTROL:
@@ -231,7 +236,7 @@ int control_init(struct control *c, uint64_t seed)
     uv_timer_init(c->loop, &c->timer);
     uv_timer_init(c->loop, &c->sample);
     c->clients = clients_new(seed);
-    return c->clients ? 0 : UV_ENOMEM;
+    return c->clients ? control_admit_init(c, seed * 3 + 1) : UV_ENOMEM;
 }
 
 /* Random numbers at this start, and the count that no restart repeats. */
@@ -294,6 +299,8 @@ void control_set_site(struct control *c, struct site *site)
     limits_set(c->limits, site->config);
     if (c->varz)
         bootstrap_set(c->varz->bootstrap, site->config);
+    if (!same_map)
+        control_admit_site(c);
     if (c->mesh && !same_map) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
         mesh_set_map(c->mesh, site->map, site->self, now);
@@ -319,12 +326,14 @@ void control_close(struct control *c)
     uv_close((uv_handle_t *)&c->prepare, NULL);
     uv_close((uv_handle_t *)&c->timer, NULL);
     uv_close((uv_handle_t *)&c->sample, NULL);
+    control_admit_close(c);
 }
 
 void control_deinit(struct control *c)
 {
     inbox_deinit(&c->inbox);
     control_pins_free(c);
+    control_admit_deinit(c);
     clients_free(c->clients);
     free(c->links);
     free(c->dials);

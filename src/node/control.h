@@ -19,6 +19,7 @@
 #include <uv.h>
 
 #include "mesh/mesh.h"
+#include "node/admission.h"
 #include "node/clients.h"
 #include "node/inbox.h"
 #include "node/keystore.h"
@@ -48,6 +49,7 @@ struct control_cert {
     char text[1024]; /* "" if they are all right */
 };
 
+struct admit_io;    /* admit_io.c */
 struct control_pin; /* mesh_io.c: a node key to be stored */
 
 struct control {
@@ -68,6 +70,7 @@ struct control {
     size_t n_dials, cap_dials;
     struct control_node *nodes;
     size_t n_nodes, cap_nodes;
+    struct admit_io *admit;
     struct control_pin *pins, *pins_tail; /* to be stored, the first is under way */
     uv_prepare_t prepare;
     uv_timer_t timer, sample;
@@ -102,6 +105,34 @@ uint64_t control_stat_recent(const struct control *c, enum stat_id which);
 
 /* Whether a peer has a link, and since when that is so (ms). */
 bool control_peer_linked(const struct control *c, uint32_t node, uint64_t *since);
+
+/* ---- admit_io.c ---- */
+
+struct control_admit_source {
+    bool on, out;      /* out: its last answer was not usable */
+    uint64_t out_s;    /* since when */
+    const char *error; /* what was wrong */
+    char name[256];    /* URL or path, without secrets */
+};
+
+struct control_admission {
+    bool on; /* false: anyone may use this node */
+    bool any, fail_open;
+    struct admit_counts counts;
+    struct control_admit_source url, socket;
+    const char *allow_file;  /* NULL: none */
+    const char *allow_error; /* why the file is not taken as it stands there; "" */
+    size_t allow_keys;
+    time_t allow_loaded;
+};
+void control_admission(const struct control *c, struct control_admission *out);
+
+int control_admit_init(struct control *c, uint64_t seed); /* 0 or libuv error */
+void control_admit_site(struct control *c);               /* takes over what c->site says */
+/* IN_ADMIT_ASK; IN_CLIENT_UP and _DOWN, after the registry. */
+void control_admit_message(struct control *c, const struct inbox_msg *m);
+void control_admit_close(struct control *c);
+void control_admit_deinit(struct control *c);
 
 /* ---- mesh_io.c ---- */
 

@@ -36,6 +36,7 @@ enum inbox_type {
     IN_LINK_ALIVE,    /* ref: data came in */
     IN_LINK_CLOSED,   /* ref, bytes: why (NUL-terminated) */
     IN_DIAL_FAILED,   /* number = dial, bytes: why (NUL-terminated) */
+    IN_ADMIT_ASK,     /* key, ref, addr: may this login go on? */
     IN_STOPPED,       /* number = worker: nothing of it runs any more */
     /* control → worker */
     IN_LOCAL_SET,   /* key, ref: packets for key go to this connection */
@@ -48,8 +49,9 @@ enum inbox_type {
     IN_LINK_SEND,   /* ref, bytes: whole frames */
     IN_LINK_READY,  /* ref, node, node_id: proven, data may pass */
     IN_LINK_CLOSE,  /* ref, bytes: why */
-    IN_SITE,        /* site (a reference): new certificate, map, limits */
-    IN_STOP         /* close everything, answer IN_STOPPED */
+    IN_ADMIT_ANSWER, /* key, ref, flag, number = enum stat_id: the login goes on, or the connection is closed */
+    IN_SITE,         /* site (a reference): new certificate, map, limits */
+    IN_STOP          /* close everything, answer IN_STOPPED */
 };
 
 /* In IN_DATA's bytes: this head, then len bytes of RecvPacket frames with one source. */

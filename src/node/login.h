@@ -5,18 +5,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "proto/hello.h"
+
 struct conn;
 
 enum { LOGIN_TOTAL_MS = 20000, LOGIN_IDLE_MS = 10000 };
 
 struct login {
-    struct conn *prev, *next; /* worker.logins, oldest first */
-    uint64_t by;              /* ms: done by then */
-    uint64_t idle_by;         /* ms: progress by then */
-    uint64_t seen_bytes;      /* bytes_in at the last look */
-    uint8_t port_kind;        /* enum http_port */
-    bool derp;                /* upgraded: ServerKey sent, ClientInfo awaited */
-    bool counted;             /* in login_limits */
+    struct conn *prev, *next;   /* worker.logins, oldest first */
+    uint64_t by;                /* ms: done by then */
+    uint64_t idle_by;           /* ms: progress by then */
+    uint64_t seen_bytes;        /* bytes_in at the last look */
+    uint8_t port_kind;          /* enum http_port */
+    bool derp;                  /* upgraded: ServerKey sent, ClientInfo awaited */
+    bool counted;               /* in login_limits */
+    bool asking;                /* ClientInfo taken, admission asked: nothing is read until it answers */
+    struct hello_shared shared; /* for the ServerInfo; secret */
 };
 
 #endif

@@ -159,6 +159,9 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
         {"login_limit", a->login_limit == b->login_limit && a->login_limit_ip == b->login_limit_ip},
         {"client_rate", a->client_rate == b->client_rate && a->client_burst == b->client_burst},
         {"transit", a->transit == b->transit},
+        {"admission", same_text(a->allow, b->allow) && same_text(a->verify_url, b->verify_url) &&
+                          same_text(a->verify_socket, b->verify_socket) && a->admit == b->admit &&
+                          a->verify_fail_open == b->verify_fail_open},
         {"drain_timeout", a->drain_timeout_ms == b->drain_timeout_ms},
         {"log", a->log_level == b->log_level && a->log_format == b->log_format},
     };

@@ -83,6 +83,22 @@ static void log_peers(const struct site *s)
                  n, names);
 }
 
+static void log_admission(const struct control *c)
+{
+    struct control_admission a;
+    char allow[400] = "";
+    control_admission(c, &a);
+    if (!a.on) {
+        log_warn("serve", "%s", STATUS_OPEN);
+        return;
+    }
+    if (a.allow_file)
+        snprintf(allow, sizeof(allow), " allow=%s keys=%zu", a.allow_file, a.allow_keys);
+    log_info("serve", "admission=%s%s%s%s%s%s%s", a.any ? "any" : "all", allow,
+             a.url.on ? " verify_url=" : "", a.url.name, a.socket.on ? " verify_socket=" : "", a.socket.name,
+             a.url.on && a.fail_open ? " verify_fail_open=true" : "");
+}
+
 static void log_first(const struct server *sv)
 {
     const struct site *s = sv->control.site;
@@ -97,7 +113,7 @@ static void log_first(const struct server *sv)
     log_peers(s);
     log_info("serve", "admin=%s metrics=%s", sv->admin.server.on ? s->config->admin : "off",
              sv->metrics.text);
-    log_warn("serve", "anyone who knows this node may use it: this version has no admission");
+    log_admission(&sv->control);
 }
 
 static void say_doubt(void *ctx, const char *sentence)

@@ -12,10 +12,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "node/allow.h"
 #include "node/keystore.h"
 #include "node/listen.h"
 #include "node/site.h"
 #include "node/status.h"
+#include "node/verify_url.h"
 
 struct check {
     void (*say)(void *ctx, bool ok, const char *line);
@@ -85,6 +87,26 @@ static void check_mesh_keys(struct check *c, const struct config *config)
     else
         say(c, true, "mesh: %s holds %d key%s", config->mesh_key_file, keys.n, keys.n == 1 ? "" : "s");
     sodium_memzero(&keys, sizeof(keys));
+}
+
+static void check_admission(struct check *c, const struct config *config)
+{
+    char err[512], url[VERIFY_URL_SHOWN];
+    if (!config_admission(config))
+        say(c, true, "warning: %s", STATUS_OPEN);
+    struct allow_set *set = config->allow ? allow_load(config->allow, err, sizeof(err)) : NULL;
+    if (set)
+        say(c, true, "admission: %s holds %zu keys", config->allow, allow_count(set));
+    else if (config->allow)
+        say(c, false, "%s", err);
+    allow_unref(set);
+    if (config->verify_url)
+        say(c, true, "admission: %s is asked", verify_url_shown(url, config->verify_url));
+    if (config->verify_socket && access(config->verify_socket, R_OK | W_OK) != 0)
+        say(c, true, "warning: %s: %s; while that is so nobody is admitted", config->verify_socket,
+            strerror(errno));
+    else if (config->verify_socket)
+        say(c, true, "admission: %s is asked", config->verify_socket);
 }
 
 static bool is_ip(const char *text)
@@ -166,6 +188,7 @@ int server_check(struct config *config, void (*out)(void *ctx, bool ok, const ch
     }
     bool key = check_node_key(&c, config, &pub) == 0;
     check_mesh_keys(&c, config);
+    check_admission(&c, config);
     if (self && key)
         check_certificate(&c, config, self, &pub);
     if (self)

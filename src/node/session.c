@@ -42,12 +42,20 @@ static void conn_log(enum log_level level, const struct conn *c, const char *wha
                 log_quote(quoted, sizeof(quoted), text, strlen(text)));
 }
 
+/* Admission's: the control thread logs these, with the key. */
+static bool is_refusal(enum stat_id why)
+{
+    return why == STAT_REFUSED_ALLOW || why == STAT_REFUSED_URL || why == STAT_REFUSED_SOCKET ||
+           why == STAT_REFUSED_OUTAGE || why == STAT_CLOSED_UNWELCOME;
+}
+
 void session_close(struct conn *c, enum stat_id why, const char *text)
 {
     if (c->stream.closing)
         return;
     stats_add(&c->worker->stats, why, 1);
-    conn_log(why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_PEER ? LOG_DEBUG : LOG_WARN, c, "closed", text);
+    bool quiet = why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_PEER || is_refusal(why);
+    conn_log(quiet ? LOG_DEBUG : LOG_WARN, c, "closed", text);
     stream_close(&c->stream, text);
 }
 
@@ -84,14 +92,16 @@ static void login_end(struct conn *c)
     if (l->counted)
         limits_login_leave(w->limits, &c->addr);
     stats_sub(&w->stats, STAT_LOGIN_PENDING, 1);
+    sodium_memzero(&l->shared, sizeof(l->shared));
     free(l);
     c->login = NULL;
+    c->stream.read_max = 0;
 }
 
-/* How far a login has come: TLS, head, upgrade. */
+/* How far a login has come: TLS, head, upgrade, ClientInfo. */
 static int advanced(const struct conn *c)
 {
-    return c->login->derp ? 2 : c->stream.open && c->stream.ssl ? 1 : 0;
+    return c->login->asking ? 3 : c->login->derp ? 2 : c->stream.open && c->stream.ssl ? 1 : 0;
 }
 
 /* All places are taken: the least advanced of the fullest prefix makes room.  False if this worker has none. */
@@ -177,6 +187,7 @@ void session_accept(struct worker *w, struct worker_listener *l)
     l->pending = false;
     c->worker = w;
     c->login = login;
+    c->stream.read_max = STREAM_SMALL_READ; /* little waits behind a login that is held */
     c->wheel_slot = WHEEL_SLOTS;
     bool tls = l->port_kind == HTTP_MAIN;
     int err = stream_accept(&c->stream, (uv_stream_t *)&l->tcp, tls ? w->site->tls->ctx : NULL);
@@ -339,13 +350,12 @@ void session_rate_changed(struct conn *c)
     resume_now(&c->worker->resumes, c);
 }
 
-static void become_client(struct conn *c, const struct derp_key *key)
+static void become_client(struct conn *c)
 {
     struct worker *w = c->worker;
     uint64_t now = uv_now(&w->loop);
     login_end(c);
     c->kind = CONN_CLIENT;
-    c->key = *key;
     c->not_here = 3;
     c->not_here_at = c->client_since = now;
     c->keepalive_at = next_keepalive(w, now);
@@ -359,8 +369,22 @@ static void become_client(struct conn *c, const struct derp_key *key)
         stats_add(&w->stats, STAT_NOT_IDEAL, 1);
     worker_tell(w, IN_CLIENT_UP, c, false);
     char text[KEY_TEXT_MAX], addr[CONN_ADDR_TEXT];
-    key_public_text(text, key);
+    key_public_text(text, &c->key);
     log_debug("client", "login key=%s from=%s", text, conn_addr_text(addr, &c->addr));
+}
+
+/* The login is good: ServerInfo, and a client from now on.  0, or -1 if closed. */
+static int welcome(struct conn *c)
+{
+    uint8_t out[HELLO_FRAME_MAX];
+    if (!limits_client_enter(c->worker->limits)) {
+        session_close(c, STAT_REFUSED_MAX_CLIENTS, "as many clients as max_clients allows");
+        return -1;
+    }
+    size_t len = hello_server_info(out, &c->login->shared);
+    stream_send_raw(&c->stream, out, len);
+    become_client(c);
+    return 0;
 }
 
 /* The ClientInfo frame.  As head_input. */
@@ -387,16 +411,30 @@ static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
         session_close(c, STAT_CLOSED_HELLO, hello_error_text(err));
         return -1;
     }
-    if (!limits_client_enter(c->worker->limits)) {
-        session_close(c, STAT_REFUSED_MAX_CLIENTS, "as many clients as max_clients allows");
-        return -1;
-    }
-    uint8_t out[HELLO_FRAME_MAX];
-    size_t len = hello_server_info(out, &shared);
+    c->login->shared = shared;
     sodium_memzero(&shared, sizeof(shared));
-    stream_send_raw(&c->stream, out, len);
-    become_client(c, &key);
-    return (ssize_t)size;
+    c->key = key;
+    if (config_admission(c->worker->site->config)) {
+        c->login->asking = true;
+        stream_hold(&c->stream);
+        worker_tell(c->worker, IN_ADMIT_ASK, c, false);
+        return (ssize_t)size;
+    }
+    return welcome(c) < 0 ? -1 : (ssize_t)size;
+}
+
+void session_admission(struct worker *w, const struct worker_answer *a)
+{
+    struct conn *c = conn_get(&w->relay.conns, a->ref.slot, a->ref.gen);
+    if (!c || c->stream.closing || !key_equal(&c->key, &a->key))
+        return;
+    if (!a->yes) {
+        session_close(c, a->why, "not admitted");
+    } else if (c->login && c->login->asking) {
+        c->login->asking = false;
+        if (welcome(c) == 0)
+            stream_resume(&c->stream);
+    }
 }
 
 static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
@@ -407,6 +445,8 @@ static ssize_t on_login_input(struct stream *s, uint8_t *buf, size_t n)
     while (off < n && c->login && s->ws == ws) {
         if (s->end_after_flush)
             return (ssize_t)n; /* what comes after the last reply is not read */
+        if (c->login->asking)
+            break;
         ssize_t used =
             c->login->derp ? derp_login_input(c, buf + off, n - off) : head_input(c, buf + off, n - off);
         if (used < 0)

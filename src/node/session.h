@@ -15,6 +15,8 @@ void session_due(struct worker *w, struct conn *c, uint64_t now);
 void session_make_active(struct conn *c);
 /* The site's rate for clients is another one: c, if it is a client, has a full bucket of it and is read at once. */
 void session_rate_changed(struct conn *c);
+/* A login goes on or is closed; a client that is no longer welcome is closed.  Not from within any input. */
+void session_admission(struct worker *w, const struct worker_answer *a);
 /* Closes any connection of the worker, counted and logged. */
 void session_close(struct conn *c, enum stat_id why, const char *text);
 

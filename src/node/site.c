@@ -287,6 +287,8 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
     s->self = site_find_self(s->map, config->node, err, err_len);
     if (!s->self || load_keys(s, err, err_len) != 0 || load_tls(s, err, err_len, warn, warn_len) != 0)
         goto fail;
+    if (config->allow && !(s->allow = allow_load(config->allow, err, err_len)))
+        goto fail;
     return s;
 fail:
     site_unref(s);
@@ -303,6 +305,7 @@ struct site *site_with_tls(struct site *like, struct tls_server *tls)
     memcpy(s, root, sizeof(*s));
     atomic_init(&s->refs, 1);
     s->base = site_ref(root);
+    s->allow = allow_ref(root->allow);
     s->tls = tls;
     return s;
 }
@@ -319,6 +322,7 @@ void site_unref(struct site *s)
         return;
     if (s->tls)
         tls_server_unref(s->tls);
+    allow_unref(s->allow);
     if (s->base) {
         site_unref(s->base);
     } else {

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "node/allow.h"
 #include "node/config.h"
 #include "node/tls_ctx.h"
 #include "proto/derpmap.h"
@@ -22,6 +23,7 @@ struct site {
     struct mesh_keys mesh_keys;      /* secret; n = 0: no mesh */
     struct tls_server *tls;          /* NULL: tls=off */
     SSL_CTX *dial_ctx;               /* for links that we dial */
+    struct allow_set *allow;         /* as it was when this was loaded; NULL: no allow file */
     char node_key_hex[65];
     struct site *base; /* whose config, map and dial_ctx these are, counted; NULL: our own */
 };

@@ -24,6 +24,11 @@ enum stat_id {
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
+    STAT_REFUSED_ALLOW,    /* admission: not in the allow file */
+    STAT_REFUSED_URL,      /* admission: the verify URL said no */
+    STAT_REFUSED_SOCKET,   /* admission: tailscaled does not know the key */
+    STAT_REFUSED_OUTAGE,   /* admission: no answer */
+    STAT_CLOSED_UNWELCOME, /* a client that had been admitted is not any more */
     STAT_CLOSED_LOGIN_TIMEOUT,
     STAT_CLOSED_TLS,          /* handshake failed or record broken */
     STAT_CLOSED_HTTP,         /* not HTTP, or a head too long */

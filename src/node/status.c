@@ -150,6 +150,31 @@ static void drop_problems(const struct control *c, const struct problems *p)
     }
 }
 
+static void source_problem(const struct control_admission *a, const struct control_admit_source *s,
+                           const struct problems *p)
+{
+    bool open = s == &a->url && a->fail_open;
+    if (s->out)
+        problem(p, "%s gives no usable answer for %llu s: %s; %s", s->name, (unsigned long long)s->out_s,
+                s->error,
+                a->any && a->allow_file ? "who is not in the allow file is refused"
+                : open                  ? "clients are admitted while it cannot be reached"
+                                        : "who was not admitted in the last two minutes is refused");
+}
+
+static void admission_problems(const struct control *c, const struct problems *p)
+{
+    struct control_admission a;
+    control_admission(c, &a);
+    if (!a.on)
+        problem(p, "%s", STATUS_OPEN);
+    source_problem(&a, &a.url, p);
+    source_problem(&a, &a.socket, p);
+    if (a.allow_file && a.allow_error[0])
+        problem(p, "the allow file is not taken, the %zu keys of before stay: %s", a.allow_keys,
+                a.allow_error);
+}
+
 void status_problems(const struct control *c, void (*say)(void *ctx, const char *sentence), void *ctx)
 {
     struct problems p = {say, ctx};
@@ -159,7 +184,7 @@ void status_problems(const struct control *c, void (*say)(void *ctx, const char 
         problem(&p, "no mesh key: this node does not forward to the %d others of the map; set mesh_key_file",
                 other_nodes(c->site));
     drop_problems(c, &p);
-    problem(&p, "anyone who knows this node may use it: this version has no admission");
+    admission_problems(c, &p);
 }
 
 /* ---- status ---- */
@@ -294,6 +319,31 @@ static json_t *map_json(const struct site *s)
                      s->map->n_regions, "nodes", nodes);
 }
 
+static json_t *source_json(const struct control_admit_source *s, const char *name)
+{
+    if (!s->on)
+        return json_null();
+    return json_pack("{s:s, s:b, s:I, s:s}", name, s->name, "out", s->out, "out_s", (json_int_t)s->out_s,
+                     "error", s->out ? s->error : "");
+}
+
+static json_t *admission_json(const struct control *c)
+{
+    struct control_admission a;
+    char loaded[STATUS_TIME];
+    control_admission(c, &a);
+    json_t *allow = json_null();
+    if (a.allow_file)
+        allow = json_pack("{s:s, s:I, s:s, s:s}", "file", a.allow_file, "keys", (json_int_t)a.allow_keys,
+                          "loaded", status_time(loaded, a.allow_loaded), "error", a.allow_error);
+    return json_pack("{s:o, s:o, s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "allow", allow, "verify_url",
+                     source_json(&a.url, "url"), "verify_socket", source_json(&a.socket, "path"), "mode",
+                     a.any ? "any" : "all", "fail_open", a.fail_open, "asked", (json_int_t)a.counts.asked,
+                     "admitted", (json_int_t)a.counts.admitted, "refused", (json_int_t)a.counts.refused,
+                     "closed", (json_int_t)a.counts.closed, "questions", (json_int_t)a.counts.questions,
+                     "outages", (json_int_t)a.counts.outages);
+}
+
 json_t *status_json(const struct control *c)
 {
     const struct site *s = c->site;
@@ -306,13 +356,14 @@ json_t *status_json(const struct control *c)
         json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)clients_connections(c->clients), "keys",
                   (json_int_t)clients_keys(c->clients), "home", (json_int_t)clients_homes(c->clients),
                   "login", (json_int_t)control_stat(c, STAT_LOGIN_PENDING));
-    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o}",
+    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
                      "node", s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id,
                      "uptime_s", (json_int_t)((control_now() - c->started) / 1000), "public_key", key,
-                     "open_to_anyone", 1, "listen", "derp", at[LISTEN_DERP].text, "http",
-                     at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate", certificate_json(s),
-                     "map", map_json(s), "clients", clients, "mesh", mesh_json(c), "traffic", traffic_json(c),
-                     "problems", problems);
+                     "open_to_anyone", !config_admission(s->config), "listen", "derp", at[LISTEN_DERP].text,
+                     "http", at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate",
+                     certificate_json(s), "map", map_json(s), "clients", clients, "admission",
+                     admission_json(c), "mesh", mesh_json(c), "traffic", traffic_json(c), "problems",
+                     problems);
 }
 
 /* ---- where ---- */

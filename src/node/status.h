@@ -11,6 +11,10 @@
 
 #include "node/control.h"
 
+/* Said at every start and in every status of a node without admission. */
+#define STATUS_OPEN                                                                                          \
+    "anyone may use this relay; close it with --allow FILE, --verify-url URL or --verify-socket PATH"
+
 json_t *status_json(const struct control *c);
 /* key is "nodekey:<64 hex>"; else the answer is {"error": …}. */
 json_t *status_where(const struct control *c, const char *key);

@@ -688,10 +688,23 @@ void stream_pause(struct stream *s)
     uv_read_stop((uv_stream_t *)&s->tcp);
 }
 
+void stream_hold(struct stream *s)
+{
+    s->held = true;
+    stream_pause(s);
+}
+
 void stream_resume(struct stream *s)
 {
     if (s->paused == 0 || --s->paused > 0)
         return;
+    if (s->held && !s->closing) {
+        s->held = false;
+        if (s->carry_len)
+            memcpy(s->io->plain_buf, s->carry, s->carry_len);
+        if (deliver(s, s->io->plain_buf, s->carry_len) < 0 || s->paused)
+            return;
+    }
     if (!s->closing)
         start_reading(s);
 }

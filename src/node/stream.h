@@ -29,6 +29,7 @@ struct stream_ws; /* stream_parts.h */
 
 enum {
     STREAM_READ_SIZE = 256 << 10,
+    STREAM_SMALL_READ = 16 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
     STREAM_NO_PRELUDE = 1 << 30,
     STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
@@ -107,6 +108,7 @@ struct stream {
     bool is_server, open, closing, in_flush_list, end_after_flush;
     bool awaited; /* set by the owner: tell io->relieved */
     bool prelude; /* set after accept: the first bytes are for ops->prelude */
+    bool held;    /* stream_hold */
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */
@@ -131,6 +133,8 @@ int stream_ws_start(struct stream *s);
 /* Stop and go on reading: read again when there was a resume for each pause. */
 void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
+/* From within input(): what it leaves is shown again only after stream_resume, and nothing is read until then. */
+void stream_hold(struct stream *s);
 
 /* Close now; closed() follows from the loop.  detail is static text or NULL. Idempotent. */
 void stream_close(struct stream *s, const char *detail);

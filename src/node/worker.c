@@ -81,9 +81,37 @@ static void post_batch(struct worker *w, uint32_t to)
     b->packets = 0;
 }
 
+/* Admission's answers wait for the end of the turn: what a client sent behind its login is read then, and that needs the
+ * buffer that another connection's input stands in when an inbox is read early. */
+static void take_answer(struct worker *w, const struct inbox_msg *m)
+{
+    struct worker_answer a = {m->ref, m->key, m->flag, (enum stat_id)m->number};
+    if (w->n_answers == w->cap_answers) {
+        uint32_t cap = w->cap_answers ? 2 * w->cap_answers : 16;
+        struct worker_answer *p = realloc(w->answers, cap * sizeof(*p));
+        if (!p) {
+            log_limited(LOG_ERROR, "worker", "no memory for an answer of admission");
+            return; /* the login times out */
+        }
+        w->answers = p;
+        w->cap_answers = cap;
+    }
+    w->answers[w->n_answers++] = a;
+}
+
+static void give_answers(struct worker *w)
+{
+    for (uint32_t i = 0; i < w->n_answers; i++) { /* more may come meanwhile */
+        struct worker_answer a = w->answers[i];
+        session_admission(w, &a);
+    }
+    w->n_answers = 0;
+}
+
 static void on_check(uv_check_t *h)
 {
     struct worker *w = h->data;
+    give_answers(w);
     for (uint32_t i = 0; i < w->n_workers; i++)
         if (w->relay.batch[i].len > 0)
             post_batch(w, i);
@@ -286,6 +314,9 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
     case IN_LINK_CLOSE:
         link_io_close(w, &m->ref, (const char *)m->bytes);
         break;
+    case IN_ADMIT_ANSWER:
+        take_answer(w, m);
+        break;
     case IN_SITE:
         take_site(w, m->site);
         break;
@@ -486,5 +517,6 @@ void worker_free(struct worker *w)
     resumes_deinit(&w->resumes);
     uv_loop_close(&w->loop);
     site_unref(w->site);
+    free(w->answers);
     free(w);
 }

@@ -32,6 +32,14 @@ struct worker_listener {
     struct worker *worker;
 };
 
+/* What admission says of a connection; why: what a no is counted as. */
+struct worker_answer {
+    struct conn_ref ref;
+    struct derp_key key;
+    bool yes;
+    enum stat_id why;
+};
+
 struct worker {
     uint32_t index, n_workers;
     uv_thread_t thread;
@@ -53,9 +61,11 @@ struct worker {
     bool stun_on, started, stopping, rest_stopped;
     uv_timer_t tick;
     uv_check_t check;
-    struct pauses pauses;   /* senders whose receiver is full */
-    struct resumes resumes; /* clients faster than client_rate */
-    uint64_t last_slowed;   /* generation: one IN_SLOW_DOWN a turn */
+    struct pauses pauses;          /* senders whose receiver is full */
+    struct resumes resumes;        /* clients faster than client_rate */
+    struct worker_answer *answers; /* of this turn */
+    uint32_t n_answers, cap_answers;
+    uint64_t last_slowed; /* generation: one IN_SLOW_DOWN a turn */
 };
 
 struct worker_params {

@@ -239,8 +239,7 @@ static void test_client_rate(void **state)
 /* A key that a later version has must never be passed over: it could be the one that closes the relay. */
 static void test_later_keys(void **state)
 {
-    static const char *const later[] = {"allow", "verify_url",   "verify_socket",       "verify_fail_open",
-                                        "admit", "derper_peers", "derper_mesh_key_file"};
+    static const char *const later[] = {"derper_peers", "derper_mesh_key_file"};
     char text[256];
 
     (void)state;
@@ -256,6 +255,41 @@ static void test_later_keys(void **state)
             *s = *s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s;
         refused("--map m --node n", text, "not in this version");
     }
+}
+
+/* ---- who may use the node ---- */
+
+static void test_admission_keys(void **state)
+{
+    static const char *const bad[] = {
+        "--verify-url localhost/verify", "--verify-url ftp://a/",    "--verify-url https://",
+        "--verify-url https:///x",       "--verify-fail-open maybe", "--admit some",
+    };
+    char long_path[160];
+
+    (void)state;
+    struct config *c = load_good("--map m", "");
+    assert_false(config_admission(c));
+    assert_int_equal(c->admit, ADMIT_BY_ALL);
+    assert_false(c->verify_fail_open);
+    config_free(c);
+    c = load_good("--map m --allow /a.txt --verify-url https://h/verify?x=1 --verify-socket /s --admit any "
+                  "--verify-fail-open true",
+                  "");
+    assert_true(config_admission(c));
+    assert_string_equal(c->allow, "/a.txt");
+    assert_string_equal(c->verify_url, "https://h/verify?x=1");
+    assert_string_equal(c->verify_socket, "/s");
+    assert_int_equal(c->admit, ADMIT_BY_ANY);
+    assert_true(c->verify_fail_open);
+    config_free(c);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        char text[256];
+        snprintf(text, sizeof(text), "--map m %s", bad[i]);
+        flags_refused(text, "wants");
+    }
+    snprintf(long_path, sizeof(long_path), "--map m --verify-socket /%0108d", 0);
+    flags_refused(long_path, "107 bytes");
 }
 
 /* ---- the file ---- */
@@ -496,7 +530,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 27);
+    assert_int_equal(n, 32);
 }
 
 static void test_suggestions(void **state)
@@ -539,6 +573,7 @@ int main(void)
         cmocka_unit_test(test_required),
         cmocka_unit_test(test_unknown_flags),
         cmocka_unit_test(test_later_keys),
+        cmocka_unit_test(test_admission_keys),
         cmocka_unit_test(test_file_positions),
         cmocka_unit_test(test_file_forms),
         cmocka_unit_test(test_file_size),

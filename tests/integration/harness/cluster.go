@@ -365,6 +365,14 @@ func (n *Node) WaitReady(t testing.TB) {
 	})
 }
 
+// AdmissionSource is what a node says of the service that it asks who may use it.
+type AdmissionSource struct {
+	URL   string `json:"url"`
+	Path  string `json:"path"`
+	Out   bool   `json:"out"`
+	Error string `json:"error"`
+}
+
 // Status is the part of `derpmesh status --json` that tests look at.
 type Status struct {
 	Node    string `json:"node"`
@@ -385,8 +393,25 @@ type Status struct {
 			Error  string  `json:"error"`
 		} `json:"peers"`
 	} `json:"mesh"`
-	Traffic  map[string]float64 `json:"traffic"`
-	Problems []json.RawMessage  `json:"problems"`
+	OpenToAnyone bool `json:"open_to_anyone"`
+	Admission    struct {
+		Allow *struct {
+			File  string `json:"file"`
+			Keys  int    `json:"keys"`
+			Error string `json:"error"`
+		} `json:"allow"`
+		URL       *AdmissionSource `json:"verify_url"`
+		Socket    *AdmissionSource `json:"verify_socket"`
+		Mode      string           `json:"mode"`
+		Asked     int              `json:"asked"`
+		Admitted  int              `json:"admitted"`
+		Refused   int              `json:"refused"`
+		Closed    int              `json:"closed"`
+		Questions int              `json:"questions"`
+		Outages   int              `json:"outages"`
+	} `json:"admission"`
+	Traffic  map[string]int64  `json:"traffic"`
+	Problems []json.RawMessage `json:"problems"`
 }
 
 // Status asks the node (derpmesh only) over its admin socket.

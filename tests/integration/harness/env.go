@@ -77,6 +77,9 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// Long says whether -long was given.
+func Long() bool { return *long }
+
 // SkipUnlessLong leaves out what takes minutes unless -long was given.
 func SkipUnlessLong(t testing.TB) {
 	t.Helper()

@@ -16,6 +16,8 @@ import (
 // Traffic is a set of clients between which numbered packets go; each client checks all that it gets: made for
 // it, from whom it says, whole, and the next one of its pair.
 type Traffic struct {
+	OnKeys func([]key.NodePublic) // called with the keys of members before they connect
+
 	members []*Member
 	index   map[key.NodePublic]int
 	mu      sync.Mutex
@@ -47,6 +49,13 @@ func (tr *Traffic) Join(t testing.TB, nodes ...*Node) []*Member {
 		privs[i] = key.NewNode()
 		tr.index[privs[i].Public()] = first + i
 		tr.members = append(tr.members, &Member{tr: tr, self: first + i})
+	}
+	if tr.OnKeys != nil {
+		pubs := make([]key.NodePublic, len(privs))
+		for i, p := range privs {
+			pubs[i] = p.Public()
+		}
+		tr.OnKeys(pubs)
 	}
 	for _, m := range tr.members {
 		m.sent = make([]uint32, len(tr.members))

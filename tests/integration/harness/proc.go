@@ -66,6 +66,18 @@ func Run(t testing.TB, dir, program string, args ...string) *Proc {
 	return p
 }
 
+// CPU is the processor time that the node has used so far.
+func (n *Node) CPU(t testing.TB) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.PID()))
+	must(t, err)
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	var user, system int64
+	_, err = fmt.Sscan(f[11]+" "+f[12], &user, &system)
+	must(t, err)
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
 func (p *Proc) ended() bool {
 	select {
 	case <-p.done:
@@ -156,4 +168,14 @@ func cleanEnv() []string {
 		}
 	}
 	return out
+}
+
+// Check runs `derpmesh check` with the node's settings: what it prints, and an error if it finds a fault.
+func (n *Node) Check() (string, error) {
+	args := n.args()
+	args[0] = "check"
+	cmd := exec.Command(os.Getenv("DERPMESH_BIN"), args...)
+	cmd.Env = cleanEnv()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }

@@ -81,6 +81,19 @@ func (r *Raw) Upgrade(t testing.TB, fastStart bool) key.NodePublic {
 	return key.NodePublicFromRaw32(mem.B(f.Body[8:40]))
 }
 
+// LoginRefused sends a good login of a fresh key and returns how the server ended the connection; nil if it did not.
+func (n *Node) LoginRefused(t testing.TB) error {
+	t.Helper()
+	r := n.TLS(t)
+	defer r.Close()
+	server := r.Upgrade(t, true)
+	info, err := json.Marshal(derp.ClientInfo{Version: derp.ProtocolVersion})
+	must(t, err)
+	r.WriteFrame(t, derp.FrameClientInfo, append(r.Pub.AppendTo(nil), r.Priv.SealTo(server, info)...))
+	_, err = r.ReadFrame()
+	return err
+}
+
 // Login goes through the DERP login and takes the ServerInfo.
 func (n *Node) Login(t testing.TB) *Raw {
 	t.Helper()

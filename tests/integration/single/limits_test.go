@@ -37,9 +37,9 @@ func alive(conns []net.Conn) (n int) {
 }
 
 // counter waits until a counter of status has at least that value.
-func counter(t *testing.T, n *harness.Node, name string, atLeast float64) {
+func counter(t *testing.T, n *harness.Node, name string, atLeast int64) {
 	t.Helper()
-	var got float64
+	var got int64
 	for deadline := time.Now().Add(harness.Scaled(5 * time.Second)); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		s, err := n.Status()
 		if err != nil {

@@ -1,0 +1,90 @@
+package admission
+
+import (
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tailscale.com/types/key"
+
+	"derpmesh/tests/integration/harness"
+)
+
+// TestStrangers: a stranger who comes again and again, each time with another key.  All are refused and counted, the
+// log stays short, and clients beside it lose nothing.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	tries := 2000
+	if harness.Long() {
+		tries = 10000
+	}
+	file := filepath.Join(t.TempDir(), "allow.txt")
+	harness.WriteFile(t, file, lines(key.NewNode().Public()))
+	c := harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: []int{1}, Args: []string{"--allow", file}, NoStart: true})
+	tr := harness.NewTraffic()
+	tr.OnKeys = func(keys []key.NodePublic) {
+		harness.WriteFile(t, file, lines(keys...))
+		c.StartAll(t)
+	}
+	n := c.Nodes[0]
+	tr.Join(t, n, n, n)
+	stop := tr.Run(t, 10*time.Millisecond, 300)
+	mark := n.LogSize(t)
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(tries))
+	for range 8 {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := n.TryConnect(t, harness.Opts{}); err == nil {
+					t.Error("a stranger was let in")
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	if got := count(t, n, "refused_allow"); got != tries {
+		t.Errorf("refused_allow: %d, want %d", got, tries)
+	}
+	if st := status(t, n).Admission; st.Refused != tries || st.Outages != 0 {
+		t.Errorf("status says %+v", st)
+	}
+	if said := n.Complaints(t, mark); len(said) < 20 || len(said) > 200 {
+		t.Errorf("%d lines for %d refusals", len(said), tries)
+	}
+}
+
+// TestRefusalCost: what a refused login costs beyond the handshake: the box is opened, the engine asked, the connection
+// closed.  Compared with connections that go as far as the ServerKey and no further.
+func TestRefusalCost(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "allow.txt")
+	harness.WriteFile(t, file, lines(key.NewNode().Public()))
+	n := node(t, "--allow", file)
+	const tries = 400
+	spent := func(f func()) time.Duration {
+		before := n.CPU(t)
+		for range tries {
+			f()
+		}
+		time.Sleep(300 * time.Millisecond)
+		return (n.CPU(t) - before) / tries
+	}
+	handshake := spent(func() {
+		r := n.TLS(t)
+		r.Upgrade(t, true)
+		r.Close()
+	})
+	login := spent(func() {
+		if n.LoginRefused(t) == nil {
+			t.Fatal("a stranger was let in")
+		}
+	})
+	t.Logf("handshake %v, refused login %v", handshake, login)
+	if over := login - handshake; over > harness.Scaled(600*time.Microsecond) {
+		t.Errorf("a refusal costs %v of CPU beyond the handshake", over)
+	}
+}
