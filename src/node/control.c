@@ -299,7 +299,7 @@ void control_set_site(struct control *c, struct site *site)
     limits_set(c->limits, site->config);
     if (c->varz)
         bootstrap_set(c->varz->bootstrap, site->config);
-    if (!same_map)
+    if (c->admit && !same_map)
         control_admit_site(c);
     if (c->mesh && !same_map) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
