@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/derp"
 	"tailscale.com/types/key"
 
 	"derpmesh/tests/integration/harness"
@@ -371,5 +372,48 @@ func TestCombined(t *testing.T) {
 			n.Connect(t, harness.Opts{Key: late[0]})
 			refused(t, n, late[1], "refused_outage")
 		})
+	}
+}
+
+// TestEarlyPackets: stock clients do not wait for the ServerInfo before they send.  What they sent while the service was
+// asked arrives, whole and in order, once they are admitted.
+func TestEarlyPackets(t *testing.T) {
+	t.Parallel()
+	n, s := withService(t)
+	to := key.NewNode()
+	s.know(to.Public())
+	b := n.Connect(t, harness.Opts{Key: to})
+	s.be(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(500 * time.Millisecond)
+		s.answer(w, r)
+	})
+	for _, size := range []int{1, 300, 1400, 20000, 65000} {
+		r := n.TLS(t)
+		s.know(r.Pub)
+		server := r.Upgrade(t, true)
+		r.SendClientInfo(t, server)
+		packets := min(40, 200000/size) // more would not fit into a queue whose receiver is slow for a moment
+		go func() {                     // some of it is read before the answer, the rest waits in the sockets
+			for i := range packets {
+				r.SendPacket(t, b.Pub, append([]byte{byte(i)}, make([]byte, size-1)...))
+			}
+		}()
+		if f, err := r.ReadFrame(); err != nil || f.Type != derp.FrameServerInfo {
+			t.Fatalf("size %d: frame %#x, %v instead of the ServerInfo", size, f.Type, err)
+		}
+		next := 0
+		if _, ok := b.Wait(10*time.Second, func(e harness.Event) bool {
+			p, ok := e.Msg.(derp.ReceivedPacket)
+			if ok && p.Source == r.Pub {
+				if len(p.Data) != size || int(p.Data[0]) != next {
+					t.Errorf("size %d: packet %d of %d bytes, expected %d", size, p.Data[0], len(p.Data), next)
+				}
+				next++
+			}
+			return next == packets
+		}); !ok {
+			t.Errorf("size %d: %d of %d packets arrived", size, next, packets)
+		}
+		r.Close()
 	}
 }

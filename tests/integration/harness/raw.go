@@ -81,16 +81,22 @@ func (r *Raw) Upgrade(t testing.TB, fastStart bool) key.NodePublic {
 	return key.NodePublicFromRaw32(mem.B(f.Body[8:40]))
 }
 
+// SendClientInfo sends a good login.
+func (r *Raw) SendClientInfo(t testing.TB, server key.NodePublic) {
+	t.Helper()
+	info, err := json.Marshal(derp.ClientInfo{Version: derp.ProtocolVersion})
+	must(t, err)
+	r.WriteFrame(t, derp.FrameClientInfo, append(r.Pub.AppendTo(nil), r.Priv.SealTo(server, info)...))
+}
+
 // LoginRefused sends a good login of a fresh key and returns how the server ended the connection; nil if it did not.
 func (n *Node) LoginRefused(t testing.TB) error {
 	t.Helper()
 	r := n.TLS(t)
 	defer r.Close()
 	server := r.Upgrade(t, true)
-	info, err := json.Marshal(derp.ClientInfo{Version: derp.ProtocolVersion})
-	must(t, err)
-	r.WriteFrame(t, derp.FrameClientInfo, append(r.Pub.AppendTo(nil), r.Priv.SealTo(server, info)...))
-	_, err = r.ReadFrame()
+	r.SendClientInfo(t, server)
+	_, err := r.ReadFrame()
 	return err
 }
 
@@ -106,9 +112,7 @@ func (n *Node) Login(t testing.TB) *Raw {
 func (r *Raw) Login(t testing.TB) {
 	t.Helper()
 	server := r.Upgrade(t, false)
-	info, err := json.Marshal(derp.ClientInfo{Version: derp.ProtocolVersion})
-	must(t, err)
-	r.WriteFrame(t, derp.FrameClientInfo, append(r.Pub.AppendTo(nil), r.Priv.SealTo(server, info)...))
+	r.SendClientInfo(t, server)
 	f, err := r.ReadFrame()
 	must(t, err)
 	if f.Type != derp.FrameServerInfo {
