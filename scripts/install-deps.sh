@@ -7,7 +7,7 @@
 #   clang   the second compiler, with its sanitizers and fuzzer
 #   check   clang-format, shellcheck
 #   go      Go, and Tailscale's derper and derpprobe, built into build/tools; what the tests with them need
-#   proxies nginx, HAProxy, Caddy: the tests put them before a node; they are not started as services
+#   proxies nginx, HAProxy, Caddy, supervisor: the tests put a node behind or below them; they are not started as services
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
 #
 # Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
@@ -22,7 +22,7 @@ BUILD=(gcc libc6-dev cmake ninja-build pkg-config python3
 CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
 GO=(ca-certificates git openssl)
-PROXIES=(nginx-light haproxy caddy)
+PROXIES=(nginx-light haproxy caddy supervisor)
 DOCKER=(debootstrap)
 GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
 

@@ -267,7 +267,7 @@ stage_integration-asan() {
 stage_docker() {
     local out rc=0 passed
     out=$(mktemp)
-    bash tests/docker/compose_test.sh 2>&1 | tee "$out" || rc=$?
+    { bash tests/docker/compose_test.sh && bash tests/docker/derper_image_test.sh; } 2>&1 | tee "$out" || rc=$?
     passed=$(grep -c '^ok: ' "$out" || true)
     rm -f "$out"
     if [ "$rc" != 0 ] || [ "$passed" = 0 ]; then count "$passed" 1; else count "$passed" 0; fi

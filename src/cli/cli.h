@@ -27,6 +27,11 @@ int cli_version(int argc, char **argv);
 /* Started under the name derper: its flags, its defaults (derper.c). */
 bool cli_is_derper(const char *argv0);
 int cli_derper(int argc, char **argv);
+/* Whether the environment is that of one of derper's images and no node of ours is set up; derper with what it says
+ * (derper_env.c). */
+enum { CLI_DERPER_ARGS = 16 };
+bool cli_derper_env(void);
+int cli_derper_env_run(void);
 
 struct cli_command {
     const char *name;

@@ -12,13 +12,14 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <jansson.h>
 #include <sodium.h>
 
-enum { DOUBTS = 2048, DEV_PORT = 3340, NS_PER_MS = 1000000 };
+enum { DOUBTS = 2048, DEV_PORT = 3340, NS_PER_MS = 1000000, BURST_LEAST = 65568 };
 
 struct load {
     struct derper_flags f;
@@ -89,7 +90,6 @@ static int refuse(const struct load *l)
         {DERPER_VERIFY_CLIENTS, "not in this version; without it anyone may use this relay"},
         {DERPER_VERIFY_URL, "not in this version; without it anyone may use this relay"},
         {DERPER_SOCKET, "not in this version"},
-        {DERPER_RATE_CONFIG, "not in this version"},
     };
     for (size_t i = 0; i < sizeof(not_here) / sizeof(not_here[0]); i++) {
         const struct derper_value *v = &l->f.v[not_here[i].flag];
@@ -341,6 +341,52 @@ static int take_limits(struct load *l)
     return 0;
 }
 
+/* A member of a JSON object by Go's rules: the name in any case.  False if it is there and no number that fits. */
+static bool take_number(json_t *object, const char *name, uint64_t *to)
+{
+    const char *key;
+    json_t *value;
+
+    *to = 0;
+    json_object_foreach(object, key, value)
+    {
+        if (strcasecmp(key, name) != 0 || json_is_null(value))
+            continue;
+        if (!json_is_integer(value) || json_integer_value(value) < 0)
+            return false;
+        *to = (uint64_t)json_integer_value(value);
+    }
+    return true;
+}
+
+/* -rate-config: read again at each reload, as all files are. */
+static int take_rates(struct load *l)
+{
+    const char *path = text(l, DERPER_RATE_CONFIG);
+    json_error_t why;
+    uint64_t rate = 0, burst = 0;
+
+    if (!*path)
+        return 0;
+    json_t *o = json_load_file(path, 0, &why);
+    if (!o)
+        return fail(l, "-rate-config: %s: %s (line %d)", path, why.text, why.line);
+    bool ok = json_is_object(o) && take_number(o, "PerClientRateLimitBytesPerSec", &rate) &&
+              take_number(o, "PerClientRateBurstBytes", &burst);
+    json_decref(o);
+    if (!ok)
+        return fail(
+            l,
+            "-rate-config: %s: wants {\"PerClientRateLimitBytesPerSec\": N, \"PerClientRateBurstBytes\": N}",
+            path);
+    l->c->derper->rated = true;
+    l->c->client_rate = rate > UINT32_MAX ? UINT32_MAX : (uint32_t)rate;
+    l->c->client_burst = burst > UINT32_MAX    ? UINT32_MAX
+                         : burst < BURST_LEAST ? BURST_LEAST
+                                               : (uint32_t)burst;
+    return 0;
+}
+
 /* Who may see /debug: as tsweb.AllowDebugAccess, by the same variables. */
 static void take_debug(struct load *l)
 {
@@ -371,7 +417,7 @@ static int fill(struct load *l)
     c->derper->derp = l->f.v[DERPER_DERP].on;
     l->err[0] = 0;
     if (take_ports(l) || take_tls(l) || take_mesh(l) || take_home(l) || take_names(l) || take_limits(l) ||
-        take_key(l))
+        take_rates(l) || take_key(l))
         return l->err[0] ? -1 : fail(l, "out of memory");
     take_debug(l);
     warn_ignored(l);

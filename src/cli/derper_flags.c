@@ -65,7 +65,9 @@ static const struct flag flags[DERPER_FLAGS] = {
          "of all nodes in a derpMap"},
     [DERPER_MESH_WITH] = {"mesh-with", DERPER_STRING, "",
                           REFUSED "use derpmesh serve with one derpMap for all nodes"},
-    [DERPER_RATE_CONFIG] = {"rate-config", DERPER_STRING, "", REFUSED "not in this version"},
+    [DERPER_RATE_CONFIG] = {"rate-config", DERPER_STRING, "",
+                            "file of {\"PerClientRateLimitBytesPerSec\": N, \"PerClientRateBurstBytes\": N}; "
+                            "read again at SIGHUP"},
     [DERPER_SECRETS_CACHE_DIR] = {"secrets-cache-dir", DERPER_STRING, "",
                                   "ignored, as -secrets-url is refused"},
     [DERPER_SECRETS_PREFIX] = {"secrets-path-prefix", DERPER_STRING, "prod/derp",

@@ -20,5 +20,7 @@ int main(int argc, char **argv)
         return cli_derper(argc, argv);
     if (argc > 1 && strcmp(argv[1], "derper") == 0) /* the same without a link: for tests */
         return cli_derper(argc - 1, argv + 1);
+    if (argc == 2 && strcmp(argv[1], "serve") == 0 && cli_derper_env())
+        return cli_derper_env_run();
     return cli_dispatch(commands, sizeof(commands) / sizeof(commands[0]), argc, argv);
 }

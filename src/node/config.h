@@ -29,6 +29,7 @@ struct config_cidr {
 /* What derper's flags say and no setting of ours does (cli/derper_config.c makes it). */
 struct config_derper {
     bool derp;                                    /* false: /derp is 404 */
+    bool rated;                                   /* client_rate comes from -rate-config */
     bool dev;                                     /* dev_key is the node key, no file */
     uint8_t dev_key[32];                          /* secret, of this process only */
     char *home;                                   /* of /: "" (the page), "blank", or a URL to go to */

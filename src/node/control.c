@@ -297,9 +297,15 @@ void control_set_site(struct control *c, struct site *site)
         c->site_since = now;
     control_tell_all(c, &(struct inbox_msg){.type = IN_SITE, .site = site});
     limits_set(c->limits, site->config);
-    if (c->varz)
+    if (c->varz) {
+        varz_set(c->varz, site->config);
         bootstrap_set(c->varz->bootstrap, site->config);
+<<<<<<< HEAD
     if (c->admit && !same_map)
+=======
+    }
+    if (!same_map)
+>>>>>>> derper
         control_admit_site(c);
     if (c->mesh && !same_map) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */

@@ -275,6 +275,7 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
     uv_timer_init(&sv->loop, &sv->stop_timer);
     sv->stop_timer.data = sv;
     sv->varz = (struct varz){.workers = sv->workers, .started = time(NULL)};
+    varz_set(&sv->varz, site->config);
     sv->varz.bootstrap = bootstrap_start(&sv->loop, site->config);
     rc = sv->varz.bootstrap ? control_init(&sv->control, seed) : UV_ENOMEM;
     if (rc != 0)
@@ -285,6 +286,9 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
 static int start_threads(struct server *sv, char *err, size_t err_len)
 {
     static const int signals[SIGNALS] = {SIGHUP, SIGTERM, SIGINT, SIGUSR1};
+    /* First: a port that answers is what others take for ready, and then they may want to stop us. */
+    for (int i = 0; i < SIGNALS; i++)
+        uv_signal_start(&sv->signals[i], on_signal, signals[i]);
     for (uint32_t i = 0; i < sv->control.n_workers; i++) {
         int rc = worker_start(sv->workers[i]);
         if (rc != 0) {
@@ -296,8 +300,6 @@ static int start_threads(struct server *sv, char *err, size_t err_len)
             return -1;
         }
     }
-    for (int i = 0; i < SIGNALS; i++)
-        uv_signal_start(&sv->signals[i], on_signal, signals[i]);
     sv->running = true;
     return 0;
 }

@@ -153,6 +153,23 @@ static void put_none(FILE *f)
     put(f, "derp_watchers", GAUGE, 0);
 }
 
+void varz_set(struct varz *v, const struct config *c)
+{
+    atomic_store(&v->rate, c->client_rate);
+    atomic_store(&v->burst, c->client_rate ? c->client_burst : 0);
+    atomic_store(&v->rated, c->derper && c->derper->rated);
+}
+
+static void put_rates(FILE *f, const struct varz *v)
+{
+    if (!atomic_load(&v->rated))
+        return;
+    fprintf(f,
+            "derp_rate_limit_per_client_burst_bytes %llu\nderp_rate_limit_per_client_bytes_per_second %llu\n",
+            (unsigned long long)atomic_load(&v->burst), (unsigned long long)atomic_load(&v->rate));
+    put(f, "derp_rate_limit_per_client_waited", COUNTER, sum(v, STAT_RATE_PAUSES));
+}
+
 /* ---- the rest ---- */
 
 static void put_server(FILE *f, const struct varz *v)
@@ -221,6 +238,7 @@ char *varz_text(const struct varz *v, size_t *len)
     put_drops(f, v);
     put_clients(f, v);
     put_none(f);
+    put_rates(f, v);
     put_server(f, v);
     put_process(f, v);
     if (fclose(f) != 0) {

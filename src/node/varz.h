@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "node/config.h"
+
 struct worker;
 struct bootstrap;
 
@@ -21,9 +23,13 @@ struct varz {
     time_t started;
     _Atomic uint64_t keys, connections; /* of clients here */
     _Atomic uint64_t remote_keys;       /* of clients of other nodes */
+    _Atomic bool rated;                 /* -rate-config was given: only then derper tells */
+    _Atomic uint64_t rate, burst;       /* of that */
     _Atomic uint64_t more_connections;  /* so far: second, third… connections of a key */
 };
 
+/* At the start and at a reload. */
+void varz_set(struct varz *v, const struct config *c);
 /* The text of /debug/varz, malloc'd; NULL without memory. */
 char *varz_text(const struct varz *v, size_t *len);
 
