@@ -87,9 +87,6 @@ static int refuse(const struct load *l)
         {DERPER_ACME_IP_CERTS,
          "with -certmode manual an IP address gets a certificate by itself, and the log prints the "
          "CertName to put into the derpMap"},
-        {DERPER_VERIFY_CLIENTS, "not in this version; without it anyone may use this relay"},
-        {DERPER_VERIFY_URL, "not in this version; without it anyone may use this relay"},
-        {DERPER_SOCKET, "not in this version"},
     };
     for (size_t i = 0; i < sizeof(not_here) / sizeof(not_here[0]); i++) {
         const struct derper_value *v = &l->f.v[not_here[i].flag];
@@ -297,15 +294,27 @@ static int take_mesh(struct load *l)
     return set_text(&l->c->mesh_key_file, NULL);
 }
 
+/* http or https, a host, nothing that would have to be escaped. */
+static bool is_url(const char *s)
+{
+    size_t scheme = strncmp(s, "http://", 7) == 0 ? 7 : strncmp(s, "https://", 8) == 0 ? 8 : 0;
+
+    if (scheme == 0 || strcspn(s + scheme, "/?#") == 0 || strlen(s) > 1024)
+        return false;
+    for (; *s; s++)
+        if ((unsigned char)*s <= ' ' || (unsigned char)*s >= 0x7f || *s == '"' || *s == '<' || *s == '>')
+            return false;
+    return true;
+}
+
 static int take_home(struct load *l)
 {
     const char *home = text(l, DERPER_HOME);
 
-    if (*home && strcmp(home, "blank") != 0 && strncmp(home, "http://", 7) != 0 &&
-        strncmp(home, "https://", 8) != 0)
-        return fail(l, "unknown --home value \"%s\": empty, blank, or a URL that begins with http", home);
-    if (strlen(home) > 1024 || home[strcspn(home, " \"<>\r\n")])
-        return fail(l, "-home: a URL of at most 1024 characters, without blanks and quotes");
+    if (*home && strcmp(home, "blank") != 0 && !is_url(home))
+        return fail(
+            l, "unknown --home value \"%s\": empty, blank, or a URL that begins with http:// or https://",
+            home);
     return set_text(&l->c->derper->home, home);
 }
 
@@ -338,6 +347,30 @@ static int take_limits(struct load *l)
         return fail(l, "-accept-connection-burst: wants a number above 0, or nobody could connect");
     d->keepalive_s = idle < 0 ? -1 : idle == 0 ? 15 : (int)fmin(ceil((double)idle / 1e9), 32767);
     d->user_timeout_ms = user < 0 ? 0 : (int)fmin((double)user, 1e9);
+    return 0;
+}
+
+/* Both checks must admit, as with derper.  A DERPMESH_ALLOW and the like of the environment counts beside them. */
+static int take_admission(struct load *l)
+{
+    const char *url = text(l, DERPER_VERIFY_URL), *socket = text(l, DERPER_SOCKET);
+    struct config *c = l->c;
+
+    if (*url && !is_url(url))
+        return fail(l, "-verify-client-url: \"%s\" is no URL that begins with http:// or https://", url);
+    if (*url && set_text(&c->verify_url, url))
+        return -1;
+    if (*url && l->f.v[DERPER_VERIFY_URL_FAIL_OPEN].on) {
+        c->verify_fail_open = true;
+        doubt(l,
+              "while %s does not answer, anyone may use this relay, as with derper: "
+              "-verify-client-url-fail-open=false is safer",
+              "-verify-client-url");
+    }
+    if (l->f.v[DERPER_VERIFY_CLIENTS].on)
+        return set_text(&c->verify_socket, *socket ? socket : "/var/run/tailscale/tailscaled.sock");
+    if (*socket)
+        doubt(l, "-socket is not used: there is no -verify-clients");
     return 0;
 }
 
@@ -417,7 +450,7 @@ static int fill(struct load *l)
     c->derper->derp = l->f.v[DERPER_DERP].on;
     l->err[0] = 0;
     if (take_ports(l) || take_tls(l) || take_mesh(l) || take_home(l) || take_names(l) || take_limits(l) ||
-        take_rates(l) || take_key(l))
+        take_rates(l) || take_admission(l) || take_key(l))
         return l->err[0] ? -1 : fail(l, "out of memory");
     take_debug(l);
     warn_ignored(l);

@@ -74,7 +74,9 @@ static const struct flag flags[DERPER_FLAGS] = {
                                "ignored, as -secrets-url is refused"},
     [DERPER_SECRETS_URL] = {"secrets-url", DERPER_STRING, "",
                             REFUSED "put keys into files: derpmesh serve --mesh-key-file"},
-    [DERPER_SOCKET] = {"socket", DERPER_STRING, "", REFUSED "not in this version"},
+    [DERPER_SOCKET] =
+        {"socket", DERPER_STRING, "",
+         "tailscaled's socket for -verify-clients; /var/run/tailscale/tailscaled.sock if not given"},
     [DERPER_STUN] = {"stun", DERPER_BOOL, "true", "whether to answer STUN"},
     [DERPER_STUN_PORT] = {"stun-port", DERPER_INT, "3478", "UDP port of STUN, at the address of -a"},
     [DERPER_TCP_KEEPALIVE] = {"tcp-keepalive-time", DERPER_DURATION, "10m0s",
@@ -89,10 +91,14 @@ static const struct flag flags[DERPER_FLAGS] = {
         {"unpublished-bootstrap-dns-names", DERPER_STRING, "",
          "host names at /bootstrap-dns?q=NAME only; NAME/TXT, a share of clients by a TXT "
          "record, is refused"},
-    [DERPER_VERIFY_URL] = {"verify-client-url", DERPER_STRING, "", REFUSED "not in this version"},
+    [DERPER_VERIFY_URL] =
+        {"verify-client-url", DERPER_STRING, "",
+         "service that is asked about each client; admission.md tells how, and what an outage does"},
     [DERPER_VERIFY_URL_FAIL_OPEN] = {"verify-client-url-fail-open", DERPER_BOOL, "true",
-                                     "ignored, as -verify-client-url is refused"},
-    [DERPER_VERIFY_CLIENTS] = {"verify-clients", DERPER_BOOL, "false", REFUSED "not in this version"},
+                                     "whether anyone is admitted while that service does not answer; a "
+                                     "warning tells that false is safer"},
+    [DERPER_VERIFY_CLIENTS] = {"verify-clients", DERPER_BOOL, "false",
+                               "whether only nodes that the tailscaled on this machine knows are admitted"},
     [DERPER_VERSION] = {"version", DERPER_BOOL, "false", "prints the version"},
 };
 

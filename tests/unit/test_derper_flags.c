@@ -390,6 +390,59 @@ static void values_arrive(void **state)
     config_free(c);
 }
 
+static void admission_and_rates(void **state)
+{
+    char err[1024], line[256], file[] = "/tmp/derper_rates_XXXXXX";
+    static const char *const bad[] = {"", "[]", "{\"PerClientRateLimitBytesPerSec\": -1}",
+                                      "{\"PerClientRateLimitBytesPerSec\": \"1\"}"};
+
+    (void)state;
+    struct config *c = config("-dev -verify-clients -verify-client-url https://h.example/verify", err);
+    assert_non_null(c);
+    assert_string_equal(c->verify_socket, "/var/run/tailscale/tailscaled.sock");
+    assert_string_equal(c->verify_url, "https://h.example/verify");
+    assert_true(c->verify_fail_open);
+    assert_int_equal(c->admit, ADMIT_BY_ALL);
+    assert_non_null(strstr(c->doubts, "-verify-client-url-fail-open=false"));
+    config_free(c);
+    c = config(
+        "-dev -verify-clients -socket /s -verify-client-url http://x -verify-client-url-fail-open=false",
+        err);
+    assert_non_null(c);
+    assert_string_equal(c->verify_socket, "/s");
+    assert_false(c->verify_fail_open);
+    assert_null(c->doubts);
+    config_free(c);
+    c = config("-dev -socket /s", err);
+    assert_non_null(c);
+    assert_null(c->verify_socket);
+    assert_false(config_admission(c));
+    config_free(c);
+    assert_null(config("-dev -verify-client-url ftp://x", err));
+
+    int fd = mkstemp(file);
+    assert_true(fd >= 0);
+    snprintf(line, sizeof(line), "-dev -rate-config %s", file);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(ftruncate(fd, 0), 0);
+        assert_int_equal(pwrite(fd, bad[i], strlen(bad[i]), 0), strlen(bad[i]));
+        assert_null(config(line, err));
+        assert_non_null(strstr(err, "-rate-config"));
+    }
+    static const char good[] =
+        "{\"perclientratelimitbytespersec\": 5000, \"PerClientRateBurstBytes\": 7, \"x\": []}";
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(pwrite(fd, good, strlen(good), 0), strlen(good));
+    c = config(line, err);
+    assert_non_null(c);
+    assert_int_equal(c->client_rate, 5000);
+    assert_int_equal(c->client_burst, 65568);
+    config_free(c);
+    close(fd);
+    unlink(file);
+    assert_null(config(line, err));
+}
+
 static void doubts_are_told(void **state)
 {
     char err[1024];
@@ -411,7 +464,8 @@ int main(void)
         cmocka_unit_test(flags_in_gos_forms), cmocka_unit_test(where_flags_end),
         cmocka_unit_test(refused_as_go_does), cmocka_unit_test(the_tutorials_line),
         cmocka_unit_test(tls_and_ports),      cmocka_unit_test(refused_by_name),
-        cmocka_unit_test(values_arrive),      cmocka_unit_test(doubts_are_told),
+        cmocka_unit_test(values_arrive),      cmocka_unit_test(admission_and_rates),
+        cmocka_unit_test(doubts_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
