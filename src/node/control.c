@@ -300,12 +300,8 @@ void control_set_site(struct control *c, struct site *site)
     if (c->varz) {
         varz_set(c->varz, site->config);
         bootstrap_set(c->varz->bootstrap, site->config);
-<<<<<<< HEAD
-    if (c->admit && !same_map)
-=======
     }
-    if (!same_map)
->>>>>>> derper
+    if (c->admit && !same_map)
         control_admit_site(c);
     if (c->mesh && !same_map) {
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
