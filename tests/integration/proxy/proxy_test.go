@@ -652,12 +652,46 @@ func TestHAProxy(t *testing.T) {
 				direct(c).login(t, "127.0.0.204")
 				logged(t, p.Node, "login key=", "from=127.0.0.204:")
 				refused(t, direct(c), "127.0.0.204", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "not in trusted_proxies")
+				inPieces(t, direct(c), "127.0.0.61")
 				// The proxy must.
 				refused(t, direct(c), "127.0.0.61", "\x16\x03\x01\x00\x05hello", "no PROXY header")
 				refused(t, direct(c), "127.0.0.61", "PROXY TCP4 1.2.3.4 x 1 2\r\n", "malformed PROXY header")
 			})
 		}
 	}
+}
+
+// inPieces is a proxy whose header comes byte by byte, the last ones together with what follows.
+func inPieces(t testing.TB, p *place, from string) {
+	t.Helper()
+	const header = "PROXY TCP4 192.0.2.9 192.0.2.2 4321 443\r\n"
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.Dial("tcp", p.where())
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	for i := range len(header) - 3 {
+		io.WriteString(conn, header[i:i+1])
+		time.Sleep(time.Millisecond)
+	}
+	r := p.Node.Over(t, &prefixed{conn, []byte(header[len(header)-3:])})
+	r.Login(t)
+	if got := r.Outcome(); got != "open" {
+		t.Errorf("after a header in pieces: %s", got)
+	}
+	logged(t, p.Node, "login key=", "from=192.0.2.9:4321")
+}
+
+// prefixed sends some bytes before the first.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (p *prefixed) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(append(p.prefix, b...))
+	n -= len(p.prefix)
+	p.prefix = nil
+	return n, err
 }
 
 // refused sends bytes from an address; the node closes at once and its log says why.  Of such lines it writes one in five

@@ -81,15 +81,15 @@ func TestClientRate(t *testing.T) {
 		// One read may come through beyond the burst: at most a quarter of the burst.
 		least -= time.Duration(float64(clientBurst) / 4 / clientRate * float64(time.Second))
 
-		done := make(chan time.Duration)
+		done := make(chan time.Duration, 1)
 		go func() { done <- carry(t, a, b, count) }()
 		time.Sleep(200 * time.Millisecond)
 		other := harness.Random(packet)
 		c.MustSend(t, b.Pub, other) // from its own bucket
 		b.WaitPacket(t, c.Pub, other)
 		select {
-		case <-done:
-			t.Error("the limited flow was over before another client's packet arrived")
+		case took := <-done:
+			t.Fatalf("the limited flow was over (in %v) before another client's packet arrived", took)
 		default:
 		}
 		if took := <-done; took < least {
