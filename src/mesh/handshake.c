@@ -215,8 +215,8 @@ static bool hello_judge(struct mesh *m, struct link *l)
     if (h->has_exporter != l->has_exporter) {
         handshake_refuse(
             m, l, REFUSE_EXPORTER,
-            "reason=\"one side sees TLS, the other does not\" fix=\"a proxy ends TLS on the way: the "
-            "dialing side has to be told that %s is behind one\"",
+            "reason=\"one side sees TLS, the other does not\" fix=\"where a proxy ends TLS in front "
+            "of it, the dialing side has to know: mesh_proxied: %s\"",
             l->dialer ? l->peer->name : m->peers[0]->name);
         return false;
     }

@@ -277,6 +277,7 @@ void config_free(struct config *c)
     free(c->acme_email);
     free(c->acme_url);
     free(c->admin);
+    free(c->mesh_proxied);
     free(c->allow);
     free(c->verify_url);
     free(c->verify_socket);

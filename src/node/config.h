@@ -58,8 +58,9 @@ struct config {
     char *acme_email, *acme_url;
     struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
     int n_proxies;
-    bool proxy_protocol;                         /* trusted proxies begin with a PROXY header */
-    int workers;                                 /* ≥ 1 */
+    char *mesh_proxied;  /* ids of nodes that stand behind a proxy which ends TLS; NULL: none */
+    bool proxy_protocol; /* trusted proxies begin with a PROXY header */
+    int workers;         /* ≥ 1 */
     uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */
     uint32_t max_clients;                        /* 0: from memory and descriptors */
     uint32_t login_limit;                        /* connections before login in all: 2048 */

@@ -66,10 +66,27 @@ static void tell_text(struct worker *w, enum inbox_type type, uint64_t number, c
     inbox_post(w->control, m);
 }
 
+/* Whether the operator says that a proxy ends TLS in front of this node: then the two ends share no exporter. */
+static bool is_proxied(const struct site *site, const char *id)
+{
+    const char *p = site->config->mesh_proxied;
+    for (size_t n; p && *p; p += n) {
+        p += strspn(p, ", ");
+        n = strcspn(p, ", ");
+        if (n == strlen(id) && memcmp(p, id, n) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int tell_open(struct conn *c, bool dialer, uint64_t dial)
 {
     char addr[CONN_ADDR_TEXT];
     conn_addr_text(addr, &c->addr);
+    bool bound = c->stream.ssl && !(dialer && is_proxied(c->link->site, c->link->node->id));
+    uint8_t exporter[32] = {0};
+    if (bound && tls_exporter(c->stream.ssl, exporter) < 0)
+        return -1;
     struct inbox_msg *m = inbox_msg_new(IN_LINK_OPEN, sizeof(addr));
     if (!m)
         return -1;
@@ -77,7 +94,8 @@ static int tell_open(struct conn *c, bool dialer, uint64_t dial)
     m->ref = (struct conn_ref){c->gen, c->slot, c->worker->index};
     m->link_info.dialer = dialer;
     m->link_info.dial = dial;
-    m->link_info.has_exporter = c->stream.ssl && tls_exporter(c->stream.ssl, m->link_info.exporter) == 0;
+    m->link_info.has_exporter = bound;
+    memcpy(m->link_info.exporter, exporter, sizeof(exporter));
     m->link_info.from = (const char *)m->bytes;
     inbox_post(c->worker->control, m);
     c->link->is_open = true;
@@ -237,6 +255,11 @@ static void on_link_connected(struct stream *s)
     char host[300], request[512];
     if (tls_client_verified(s->ssl, l->node, l->why, sizeof(l->why)) < 0) {
         stream_close(s, l->why);
+        return;
+    }
+    if (l->node->insecure_for_tests && is_proxied(l->site, l->node->id)) {
+        stream_close(
+            s, "behind a proxy only a verified certificate tells who it is: InsecureForTests will not do");
         return;
     }
     int port = derpmap_derp_port(l->node);

@@ -152,6 +152,7 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
     } settings[] = {
         {"trusted_proxies",
          a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
+        {"mesh_proxied", same_text(a->mesh_proxied, b->mesh_proxied)},
         {"proxy_protocol", a->proxy_protocol == b->proxy_protocol},
         {"keepalive",
          a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},
