@@ -322,20 +322,20 @@ static int find_or_make(struct tls_pair *pair, const struct tls_server_params *p
         return -1;
     if (found > 0)
         return 0;
+    if (wanted_pin(p->cert_name) && tls_host_ip(p->host, ip, &ip_len)) {
+        snprintf(err, err_len,
+                 "the derpMap pins a certificate for %s, but %s is not there: bring it back with its key %s, "
+                 "or take "
+                 "CertName out of the map, and a new one is made",
+                 p->host, pair->crt_file, pair->key_file);
+        return -1;
+    }
     if (!p->may_make || !tls_host_ip(p->host, ip, &ip_len)) {
         snprintf(
             err, err_len,
             "no certificate for %s: put certificate and key at %s and %s, or certbot's fullchain.pem and "
             "privkey.pem at live/%s/ below %s",
             p->host, pair->crt_file, pair->key_file, p->host, p->cert_dir);
-        return -1;
-    }
-    if (wanted_pin(p->cert_name)) {
-        snprintf(err, err_len,
-                 "the derpMap pins a certificate for %s, but %s is not there: bring it back with its key %s, "
-                 "or take "
-                 "CertName out of the map, and a new one is made",
-                 p->host, pair->crt_file, pair->key_file);
         return -1;
     }
     return tls_pair_make(pair, p->host, err, err_len);

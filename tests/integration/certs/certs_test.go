@@ -386,8 +386,13 @@ func TestMadeOnesStay(t *testing.T) {
 		t.Error("the second start made another certificate")
 	}
 	n.Connect(t, harness.Opts{}).Alive(t) // by the pin
+}
 
-	// Nor is another made when the files are gone while it runs.
+// TestMadeOnesGone: no other is made while it runs: clients that pin it would be lost.
+func TestMadeOnesGone(t *testing.T) {
+	t.Parallel()
+	_, n := one(t, harness.Spec{Cert: harness.CertInsecure}) // made, but not in the map
+	first := asked(t, n, "")
 	mark := n.LogSize(t)
 	files, err := filepath.Glob(filepath.Join(n.CertDir, n.HostName+".*"))
 	must(t, err)
