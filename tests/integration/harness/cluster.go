@@ -67,6 +67,7 @@ type Node struct {
 	CertDir string
 	Admin   string
 	Log     string
+	Args    []string // more flags for this one
 
 	c    *Cluster
 	proc *Proc
@@ -326,7 +327,7 @@ func (n *Node) args() []string {
 	case CertCA, CertPin:
 		args = append(args, "--cert-dir", n.CertDir)
 	}
-	return append(args, n.c.Args...)
+	return append(append(args, n.c.Args...), n.Args...)
 }
 
 // Running says whether the program is there.
@@ -385,12 +386,13 @@ type Status struct {
 		Enabled    bool `json:"enabled"`
 		RemoteKeys int  `json:"remote_keys"`
 		Peers      []struct {
-			Name   string  `json:"name"`
-			State  string  `json:"state"`
-			RTT    float64 `json:"rtt_ms"`
-			Keys   int     `json:"keys"`
-			Synced bool    `json:"synced"`
-			Error  string  `json:"error"`
+			Name       string  `json:"name"`
+			State      string  `json:"state"`
+			DialedByUs bool    `json:"dialed_by_us"`
+			RTT        float64 `json:"rtt_ms"`
+			Keys       int     `json:"keys"`
+			Synced     bool    `json:"synced"`
+			Error      string  `json:"error"`
 		} `json:"peers"`
 	} `json:"mesh"`
 	OpenToAnyone bool `json:"open_to_anyone"`
