@@ -53,10 +53,11 @@ type Cluster struct {
 	CA      *CA
 	Nodes   []*Node // those in the map
 
-	all    []*Node // those taken out of it too
-	caFile string
-	block  string // "127.x.y.", the nodes are .1, .2, …
-	port   int    // next port to try
+	all      []*Node // those taken out of it too
+	caFile   string
+	meshKeys []string // all that were ever set
+	block    string   // "127.x.y.", the nodes are .1, .2, …
+	port     int      // next port to try
 }
 
 // Node is one relay node of a cluster.
@@ -130,6 +131,10 @@ func (c *Cluster) StartAll(t testing.TB) {
 // end stops the nodes, checks how they ended, and prints their logs if the test failed.
 func (c *Cluster) end(t testing.TB) {
 	started := slices.DeleteFunc(slices.Clone(c.all), func(n *Node) bool { return n.proc == nil })
+	secrets := c.secrets()
+	for _, n := range started {
+		c.checkSecrets(t, n, secrets)
+	}
 	var wg sync.WaitGroup
 	for _, n := range started {
 		wg.Go(func() { n.proc.stop(t) })
@@ -137,6 +142,9 @@ func (c *Cluster) end(t testing.TB) {
 	wg.Wait()
 	for _, n := range started {
 		checkLog(t, n.Name, n.Log)
+		if b, err := os.ReadFile(n.Log); err == nil {
+			n.noLeak(t, "its log", string(b), secrets)
+		}
 	}
 	if t.Failed() {
 		for _, n := range started {
@@ -160,6 +168,7 @@ func NewMeshKey() string {
 // SetMeshKeys writes the file of mesh keys, the one to be used first.
 func (c *Cluster) SetMeshKeys(t testing.TB, keys ...string) {
 	t.Helper()
+	c.meshKeys = append(c.meshKeys, keys...)
 	WriteFile(t, c.KeyFile, []byte(strings.Join(keys, "\n")+"\n"))
 }
 
