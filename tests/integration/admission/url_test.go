@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
@@ -387,6 +388,20 @@ func TestEarlyPackets(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		s.answer(w, r)
 	})
+	// In one piece with the login, and nothing after it that would make the node look at the connection again.
+	r := n.TLS(t)
+	s.know(r.Pub)
+	server := r.Upgrade(t, true)
+	frame := func(ft derp.FrameType, body []byte) []byte {
+		return append(binary.BigEndian.AppendUint32([]byte{byte(ft)}, uint32(len(body))), body...)
+	}
+	info := append(r.Pub.AppendTo(nil), r.Priv.SealTo(server, []byte(`{"version":2}`))...)
+	one := append(b.Pub.AppendTo(nil), "at once"...)
+	if _, err := r.Write(append(frame(derp.FrameClientInfo, info), frame(derp.FrameSendPacket, one)...)); err != nil {
+		t.Fatal(err)
+	}
+	b.WaitPacket(t, r.Pub, []byte("at once"))
+
 	for _, size := range []int{1, 300, 1400, 20000, 65000} {
 		r := n.TLS(t)
 		s.know(r.Pub)
