@@ -7,6 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,6 +71,58 @@ func TestAdmission(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestStatus: what derpmesh's own commands say of a node under the name derper; the image's health check is one of them.
+func TestStatus(t *testing.T) {
+	r := start(t, harness.Derpmesh, true)
+	out, err := exec.Command(os.Getenv("DERPMESH_BIN"), "status", "--json", "--admin", filepath.Join(r.dir, "admin.sock")).CombinedOutput()
+	var status struct {
+		Node      string `json:"node"`
+		PublicKey string `json:"public_key"`
+	}
+	if err != nil || json.Unmarshal(out, &status) != nil || status.Node != "derper" || status.PublicKey == "" {
+		t.Errorf("status: %v: %s", err, out)
+	}
+}
+
+// TestReload: SIGHUP reads the rates and the names anew; a file that is no good changes nothing.
+func TestReload(t *testing.T) {
+	rates := filepath.Join(t.TempDir(), "rates.json")
+	write := func(text string) {
+		if err := os.WriteFile(rates, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"PerClientRateLimitBytesPerSec": 100000}`)
+	for _, k := range []harness.Kind{harness.Derper, harness.Derpmesh} {
+		t.Run(string(k), func(t *testing.T) {
+			write(`{"PerClientRateLimitBytesPerSec": 100000}`)
+			r := start(t, k, false, "-rate-config", rates)
+			expect := func(rate, burst float64) {
+				t.Helper()
+				harness.Eventually(t, 10*time.Second, "rates", func() error {
+					v, _ := r.varz(t)
+					a, b := v["derp_rate_limit_per_client_bytes_per_second"], v["derp_rate_limit_per_client_burst_bytes"]
+					if a != rate || b != burst {
+						return fmt.Errorf("rate %v, burst %v", a, b)
+					}
+					return nil
+				})
+			}
+			expect(100000, 65568)
+			write(`{"PerClientRateLimitBytesPerSec": 5000000, "PerClientRateBurstBytes": 90000}`)
+			r.signal(t, syscall.SIGHUP)
+			expect(5000000, 90000)
+			write(`{"PerClientRateLimitBytesPerSec": no`)
+			r.signal(t, syscall.SIGHUP)
+			time.Sleep(200 * time.Millisecond)
+			expect(5000000, 90000)
+			write(`{}`)
+			r.signal(t, syscall.SIGHUP)
+			expect(0, 0)
+		})
 	}
 }
 
