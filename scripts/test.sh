@@ -259,7 +259,7 @@ stage_integration() {
 stage_integration-asan() {
     export TIME_SCALE=4 ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     go_tests asan -timeout 15m \
-        -run '^(TestFrames|TestLogin|TestBadInput|TestPages|TestSTUN|TestAcross|TestPeerGone|TestMove|TestKill|TestBadFiles)$'
+        -run '^(TestFrames|TestLogin|TestBadInput|TestPages|TestRequests|TestBootstrapDNS|TestSTUN|TestAcross|TestPeerGone|TestMove|TestKill|TestBadFiles)$'
 }
 
 # ---- docker, demo, bench ----

@@ -315,8 +315,9 @@ static json_t *map_json(const struct site *s)
     for (int i = 0; i < s->map->n_nodes; i++)
         nodes += !s->map->nodes[i].backup;
     sodium_bin2hex(hash, sizeof(hash), s->map->hash, sizeof(s->map->hash));
-    return json_pack("{s:s, s:s, s:i, s:i}", "file", s->config->map_file, "hash", hash, "regions",
-                     s->map->n_regions, "nodes", nodes);
+    return json_pack("{s:s, s:s, s:i, s:i}", "file",
+                     s->config->map_file ? s->config->map_file : "made of derper's flags", "hash", hash,
+                     "regions", s->map->n_regions, "nodes", nodes);
 }
 
 static json_t *source_json(const struct control_admit_source *s, const char *name)

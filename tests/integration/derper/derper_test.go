@@ -40,6 +40,7 @@ type relay struct {
 	dir              string
 	addr, http, stun string // "" for what it does not serve
 	tls              bool
+	process          *os.Process
 	log              bytes.Buffer
 }
 
@@ -85,11 +86,12 @@ func start(t testing.TB, k harness.Kind, withTLS bool, flags ...string) *relay {
 	cmd := exec.Command(program(t, k), append(args, flags...)...)
 	cmd.Stdout, cmd.Stderr = &r.log, &r.log
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "DERPMESH_") }),
-		"DERPMESH_ADMIN=off")
+		"DERPMESH_ADMIN="+filepath.Join(r.dir, "admin.sock"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	r.process = cmd.Process
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -130,6 +132,13 @@ func start(t testing.TB, k harness.Kind, withTLS bool, flags ...string) *relay {
 		return nil
 	})
 	return r
+}
+
+func (r *relay) signal(t testing.TB, sig os.Signal) {
+	t.Helper()
+	if err := r.process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // dial opens a connection to one of its ports; TLS on the main one where it has it.
