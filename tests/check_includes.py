@@ -48,7 +48,7 @@ GROUPS = {
     "control": {"control", "mesh_io", "admit_io"},
     "allow": {"allow", "allow_watch"},
     "server": {"server", "server_check"},
-    "stream": {"stream", "stream_parts", "stream_ws"},
+    "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_ws"},
 }
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}

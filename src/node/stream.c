@@ -1,9 +1,9 @@
-/* A TCP connection with or without TLS on libuv: see stream.h for the picture.
+/* A TCP connection with or without TLS on libuv: see stream.h for the picture.  Here: how it begins, reads and ends;
+ * stream_out.c writes, stream_io.c holds what the streams of a loop share.
  *
  * Happy path: on_alloc gives the loop's read buffer; on_read decrypts all complete records into the plaintext buffer
- * behind what input() left last time and shows it to the owner; frames that others push here put the stream on the flush
- * list, and on_prepare makes records of them and writes once.
- * Fails: every error goes to end_with(), which remembers the first reason and closes; on_closed tells the owner. */
+ * behind what input() left last time and shows it to the owner.
+ * Fails: every error goes to stream_end_with(), which remembers the first reason and closes; on_closed tells the owner. */
 #include "node/stream.h"
 
 #include <netinet/tcp.h>
@@ -14,108 +14,12 @@
 
 #include "node/stream_parts.h"
 
-enum {
-    STALL_KEEP_MS = 1000,
-    RECORD_MAX = 16384,
-    WRITE_SLACK = 64 << 10,
-    KEY_UPDATES_MIN = 16,
-    KEY_UPDATE_BYTES = 1 << 20
-};
-
-/* Ciphertext that the socket did not take at once. */
-struct pending_write {
-    uv_write_t req;
-    struct stream *stream;
-    uint32_t len;
-    char data[];
-};
-
-/* ---- the BIO: OpenSSL reads from and writes to the loop's buffers ---- */
-
-static int on_bio_read(BIO *b, char *out, int n)
-{
-    struct stream_io *io = BIO_get_data(b);
-    BIO_clear_retry_flags(b);
-    if (io->bio_in_len == 0) {
-        BIO_set_retry_read(b);
-        return -1;
-    }
-    size_t k = io->bio_in_len < (size_t)n ? io->bio_in_len : (size_t)n;
-    memcpy(out, io->bio_in, k);
-    io->bio_in += k;
-    io->bio_in_len -= k;
-    return (int)k;
-}
-
-static int on_bio_write(BIO *b, const char *in, int n)
-{
-    struct stream_io *io = BIO_get_data(b);
-    BIO_clear_retry_flags(b);
-    if (io->write_cap - io->write_len < (size_t)n)
-        return -1; /* cannot happen: batches are bounded */
-    memcpy(io->write_buf + io->write_len, in, (size_t)n);
-    io->write_len += (size_t)n;
-    return n;
-}
-
-static long on_bio_ctrl(BIO *b, int cmd, long num, void *ptr)
-{
-    (void)b;
-    (void)num;
-    (void)ptr;
-    return cmd == BIO_CTRL_FLUSH || cmd == BIO_CTRL_DUP;
-}
-
-static void on_prepare(uv_prepare_t *h);
-
-int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, size_t budget)
-{
-    memset(io, 0, sizeof(*io));
-    io->loop = loop;
-    io->stats = stats;
-    io->budget = budget;
-    io->write_cap = STREAM_BATCH + WRITE_SLACK;
-    buf_pool_init(&io->pool);
-    io->read_buf = malloc(STREAM_READ_SIZE);
-    io->plain_buf = malloc(STREAM_PLAIN_SIZE);
-    io->write_buf = malloc(io->write_cap);
-    io->bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "derpmesh");
-    if (!io->read_buf || !io->plain_buf || !io->write_buf || !io->bio_method) {
-        stream_io_deinit(io);
-        return UV_ENOMEM;
-    }
-    BIO_meth_set_read(io->bio_method, on_bio_read);
-    BIO_meth_set_write(io->bio_method, on_bio_write);
-    BIO_meth_set_ctrl(io->bio_method, on_bio_ctrl);
-    uv_prepare_init(loop, &io->prepare);
-    io->prepare.data = io;
-    uv_prepare_start(&io->prepare, on_prepare);
-    uv_unref((uv_handle_t *)&io->prepare);
-    return 0;
-}
-
-void stream_io_stop(struct stream_io *io)
-{
-    uv_close((uv_handle_t *)&io->prepare, NULL);
-}
-
-void stream_io_deinit(struct stream_io *io)
-{
-    buf_pool_deinit(&io->pool);
-    free(io->read_buf);
-    free(io->plain_buf);
-    free(io->write_buf);
-    BIO_meth_free(io->bio_method);
-    io->read_buf = io->plain_buf = io->write_buf = NULL;
-    io->bio_method = NULL;
-}
+enum { RECORD_MAX = 16384, KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20 };
 
 /* ---- ending ---- */
 
-static void end_with(struct stream *s, enum stream_end end, const char *detail);
-
 /* The text of OpenSSL's newest error, kept with the stream. */
-static void end_tls(struct stream *s, const char *what)
+void stream_end_tls(struct stream *s, const char *what)
 {
     unsigned long e = ERR_peek_last_error();
     const char *reason = e ? ERR_reason_error_string(e) : NULL;
@@ -123,36 +27,7 @@ static void end_tls(struct stream *s, const char *what)
     if (!s->closing && !s->detail_buf &&
         asprintf(&s->detail_buf, "%s: %s", what, reason ? reason : "unknown") < 0)
         s->detail_buf = NULL;
-    end_with(s, STREAM_END_TLS, s->detail_buf ? s->detail_buf : what);
-}
-
-static bool over_budget(const struct stream *s)
-{
-    return s->io->pool.held > s->io->budget;
-}
-
-/* tight: the queue was kept short because the budget was used up. */
-static void loss_count(struct stream *s, const struct sendq_loss *loss, bool tight)
-{
-    if (loss->full)
-        stats_add(s->io->stats, tight ? STAT_DROP_BUDGET : STAT_DROP_QUEUE_FULL, loss->full);
-    if (loss->old)
-        stats_add(s->io->stats, STAT_DROP_QUEUE_OLD, loss->old);
-    if (loss->no_memory)
-        stats_add(s->io->stats, STAT_DROP_NO_MEMORY, loss->no_memory);
-}
-
-static void flush_list_remove(struct stream *s)
-{
-    if (!s->in_flush_list)
-        return;
-    for (struct stream **at = &s->io->flush; *at; at = &(*at)->next_flush) {
-        if (*at == s) {
-            *at = s->next_flush;
-            break;
-        }
-    }
-    s->in_flush_list = false;
+    stream_end_with(s, STREAM_END_TLS, s->detail_buf ? s->detail_buf : what);
 }
 
 static void on_closed(uv_handle_t *h)
@@ -200,14 +75,14 @@ static void say_goodbye(struct stream *s)
     ERR_clear_error();
 }
 
-static void end_with(struct stream *s, enum stream_end end, const char *detail)
+void stream_end_with(struct stream *s, enum stream_end end, const char *detail)
 {
     if (s->closing)
         return;
     s->closing = true;
     s->end = (uint8_t)end;
     s->detail = detail;
-    flush_list_remove(s);
+    stream_flush_never(s);
     bool ws_over = s->ws && (end == STREAM_END_EOF || end == STREAM_END_WS);
     if (s->open && s->in_flight == 0 && (end == STREAM_END_LOCAL || ws_over))
         say_goodbye(s);
@@ -216,227 +91,7 @@ static void end_with(struct stream *s, enum stream_end end, const char *detail)
 
 void stream_close(struct stream *s, const char *detail)
 {
-    end_with(s, STREAM_END_LOCAL, detail);
-}
-
-/* ---- writing ---- */
-
-static void flush_later(struct stream *s)
-{
-    if (s->in_flush_list || s->closing)
-        return;
-    s->in_flush_list = true;
-    s->next_flush = s->io->flush;
-    s->io->flush = s;
-}
-
-static bool has_output(const struct stream *s)
-{
-    return s->q.bytes > 0 || (s->ws && stream_ws_waits(s));
-}
-
-static void on_written(uv_write_t *req, int status)
-{
-    struct pending_write *w = (struct pending_write *)req;
-    struct stream *s = w->stream;
-    s->in_flight -= w->len;
-    if (status == 0) {
-        s->progress = uv_now(s->io->loop);
-        if (has_output(s) || s->end_after_flush)
-            flush_later(s);
-    } else if (!s->closing) {
-        end_with(s, STREAM_END_RESET, uv_strerror(status));
-    }
-    free(w);
-}
-
-/* Hands the loop's write buffer to the socket; what it does not take waits in a copy. */
-static void write_out(struct stream *s)
-{
-    struct stream_io *io = s->io;
-    size_t len = io->write_len, done = 0;
-    io->write_len = 0;
-    if (len == 0 || s->closing)
-        return;
-    s->bytes_out += len;
-    stats_add(io->stats, STAT_BYTES_OUT, len);
-    if (s->in_flight == 0) {
-        uv_buf_t b = uv_buf_init((char *)io->write_buf, (unsigned)len);
-        int n = uv_try_write((uv_stream_t *)&s->tcp, &b, 1);
-        if (n < 0 && n != UV_EAGAIN) {
-            end_with(s, STREAM_END_RESET, uv_strerror(n));
-            return;
-        }
-        done = n > 0 ? (size_t)n : 0;
-        if (done > 0)
-            s->progress = uv_now(io->loop);
-        if (done == len)
-            return;
-    }
-    struct pending_write *w = malloc(sizeof(*w) + len - done);
-    if (!w) {
-        end_with(s, STREAM_END_MEMORY, "no memory");
-        return;
-    }
-    w->stream = s;
-    w->len = (uint32_t)(len - done);
-    memcpy(w->data, io->write_buf + done, w->len);
-    uv_buf_t b = uv_buf_init(w->data, w->len);
-    int err = uv_write(&w->req, (uv_stream_t *)&s->tcp, &b, 1, on_written);
-    if (err) {
-        free(w);
-        end_with(s, STREAM_END_RESET, uv_strerror(err));
-        return;
-    }
-    s->in_flight += w->len;
-}
-
-/* One record's worth of plaintext from the queue: a chunk in place, or small chunks gathered in the plaintext buffer. */
-static const uint8_t *next_record(struct stream *s, size_t *len, uint32_t *packets, struct sendq_loss *loss)
-{
-    struct stream_io *io = s->io;
-    uint64_t now = uv_now(io->loop);
-    size_t n;
-    const uint8_t *p = sendq_next(&s->q, &io->pool, now, &n, loss);
-    if (!p)
-        return NULL;
-    *packets = 0;
-    if (n >= RECORD_MAX / 2 || n == s->q.bytes) {
-        *len = n > RECORD_MAX ? RECORD_MAX : n;
-        return p;
-    }
-    size_t have = 0;
-    while (p && have + n <= RECORD_MAX) {
-        memcpy(io->plain_buf + have, p, n);
-        have += n;
-        *packets += sendq_took(&s->q, &io->pool, n);
-        p = sendq_next(&s->q, &io->pool, now, &n, loss);
-    }
-    *len = have;
-    return io->plain_buf;
-}
-
-/* Fills the write buffer with up to STREAM_BATCH bytes.  0, or -1 if the stream ended. */
-static int fill_batch(struct stream *s, struct sendq_loss *loss)
-{
-    struct stream_io *io = s->io;
-    uint32_t packets, total = 0;
-    size_t len;
-    const uint8_t *p;
-    while (io->write_len < STREAM_BATCH &&
-           (p = s->ws ? stream_ws_record(s, &len, &packets, loss) : next_record(s, &len, &packets, loss))) {
-        if (s->ssl) {
-            size_t wrote;
-            if (SSL_write_ex(s->ssl, p, len, &wrote) != 1) {
-                end_tls(s, "TLS write");
-                return -1;
-            }
-        } else {
-            memcpy(io->write_buf + io->write_len, p, len);
-            io->write_len += len;
-        }
-        if (p != io->plain_buf && !s->ws)
-            packets += sendq_took(&s->q, &io->pool, len);
-        total += packets;
-    }
-    stats_add(io->stats, (enum stat_id)s->count_out, total);
-    return 0;
-}
-
-static void flush(struct stream *s)
-{
-    struct sendq_loss loss = {0};
-    while (s->open && !s->closing && s->in_flight == 0 && has_output(s)) {
-        s->io->write_len = 0;
-        if (fill_batch(s, &loss) < 0 || s->io->write_len == 0)
-            break;
-        write_out(s);
-    }
-    loss_count(s, &loss, false);
-    if (s->awaited && s->q.bytes < STREAM_RELIEVED) {
-        s->awaited = false;
-        if (s->io->relieved)
-            s->io->relieved(s);
-    }
-    if (s->end_after_flush && s->in_flight == 0 && s->q.bytes == 0)
-        end_with(s, STREAM_END_LOCAL, s->detail);
-}
-
-static void on_prepare(uv_prepare_t *h)
-{
-    struct stream_io *io = h->data;
-    while (io->flush) {
-        struct stream *s = io->flush;
-        io->flush = s->next_flush;
-        s->in_flush_list = false;
-        flush(s);
-    }
-}
-
-/* How many bytes the queue may hold now: more for a receiver that keeps taking, less when the loop's budget is used up. */
-static uint32_t queue_limit(struct stream *s)
-{
-    if (over_budget(s))
-        return SENDQ_LIMIT / 4;
-    uint64_t now = uv_now(s->io->loop);
-    if (s->q.bytes == 0)
-        s->progress = now;
-    return now - s->progress < STALL_KEEP_MS ? SENDQ_LIMIT_MOVING : SENDQ_LIMIT;
-}
-
-void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len)
-{
-    struct sendq_loss loss = {0};
-    bool tight = over_budget(s);
-    if (s->closing)
-        return;
-    sendq_push(&s->q, &s->io->pool, cls, sender, run, len, queue_limit(s), uv_now(s->io->loop), &loss);
-    loss_count(s, &loss, tight);
-    flush_later(s);
-}
-
-void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head,
-                  size_t head_len, const uint8_t *body, size_t body_len)
-{
-    struct sendq_loss loss = {0};
-    bool tight = over_budget(s);
-    if (s->closing)
-        return;
-    sendq_push2(&s->q, &s->io->pool, cls, sender, head, head_len, body, body_len, queue_limit(s),
-                uv_now(s->io->loop), &loss);
-    loss_count(s, &loss, tight);
-    flush_later(s);
-}
-
-void stream_send_raw(struct stream *s, const void *bytes, size_t len)
-{
-    if (s->closing)
-        return;
-    if (s->q.bytes == 0)
-        s->progress = uv_now(s->io->loop);
-    if (sendq_push_raw(&s->q, &s->io->pool, bytes, len, uv_now(s->io->loop)) < 0)
-        end_with(s, STREAM_END_MEMORY, "no memory");
-    else
-        flush_later(s);
-}
-
-bool stream_congested(const struct stream *s)
-{
-    return s->q.bytes > STREAM_CONGESTED;
-}
-
-void stream_finish(struct stream *s)
-{
-    s->end_after_flush = true;
-    flush_later(s);
-}
-
-uint64_t stream_stalled_ms(const struct stream *s)
-{
-    if (s->q.bytes == 0 && s->in_flight == 0)
-        return 0;
-    uint64_t now = uv_now(s->io->loop);
-    return now > s->progress ? now - s->progress : 0;
+    stream_end_with(s, STREAM_END_LOCAL, detail);
 }
 
 /* ---- reading ---- */
@@ -467,7 +122,7 @@ static size_t unwrap(struct stream *s, uint8_t *buf, size_t n)
 {
     n = ws_input(s->ws->ws, buf, n);
     if (stream_ws_waits(s))
-        flush_later(s);
+        stream_flush_later(s);
     return n;
 }
 
@@ -490,11 +145,11 @@ static int deliver(struct stream *s, uint8_t *plain, size_t n)
             n = unwrap(s, plain, n);
     } while ((s->ops != ops || s->ws != ws) && n > 0);
     if (n > CHUNK_LARGE) {
-        end_with(s, STREAM_END_MEMORY, "owner left more than a frame");
+        stream_end_with(s, STREAM_END_MEMORY, "owner left more than a frame");
         return -1;
     }
     if (keep_carry(s, plain, n) < 0) {
-        end_with(s, STREAM_END_MEMORY, "no memory");
+        stream_end_with(s, STREAM_END_MEMORY, "no memory");
         return -1;
     }
     return 0;
@@ -511,11 +166,11 @@ static int received(struct stream *s, size_t n)
         return -1;
     if (!s->ws || ws_ended(s->ws->ws) == WS_OPEN)
         return 0;
-    flush(s); /* what was said before comes first */
+    stream_flush(s); /* what was said before comes first */
     if (ws_ended(s->ws->ws) == WS_END_CLOSED)
-        end_with(s, STREAM_END_EOF, "closed by the other side");
+        stream_end_with(s, STREAM_END_EOF, "closed by the other side");
     else
-        end_with(s, STREAM_END_WS, ws_why(s->ws->ws));
+        stream_end_with(s, STREAM_END_WS, ws_why(s->ws->ws));
     return -1;
 }
 
@@ -523,7 +178,7 @@ static void handshake_done(struct stream *s)
 {
     s->open = true;
     if (s->q.bytes > 0)
-        flush_later(s);
+        stream_flush_later(s);
     if (s->ops->open)
         s->ops->open(s);
 }
@@ -535,7 +190,7 @@ static int handshake(struct stream *s)
     ERR_clear_error();
     int r = SSL_do_handshake(s->ssl);
     int err = r == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, r);
-    write_out(s);
+    stream_write_out(s);
     if (s->closing)
         return -1;
     if (r == 1) {
@@ -544,7 +199,7 @@ static int handshake(struct stream *s)
     }
     if (err == SSL_ERROR_WANT_READ)
         return 0;
-    end_tls(s, "TLS handshake");
+    stream_end_tls(s, "TLS handshake");
     return -1;
 }
 
@@ -567,10 +222,10 @@ static void read_tls(struct stream *s)
             have += got;
         int err = r == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, r);
         if (io->write_len > 0 && ++s->key_updates > KEY_UPDATES_MIN + s->bytes_in / KEY_UPDATE_BYTES) {
-            end_with(s, STREAM_END_TLS, "a flood of key updates");
+            stream_end_with(s, STREAM_END_TLS, "a flood of key updates");
             return;
         }
-        write_out(s); /* answers to KeyUpdate, alerts */
+        stream_write_out(s); /* answers to KeyUpdate, alerts */
         if (s->closing)
             return;
         if (have > start && received(s, have - start) < 0)
@@ -578,9 +233,9 @@ static void read_tls(struct stream *s)
         if (r == 1)
             continue;
         if (err == SSL_ERROR_ZERO_RETURN)
-            end_with(s, STREAM_END_EOF, "closed by the other side");
+            stream_end_with(s, STREAM_END_EOF, "closed by the other side");
         else if (err != SSL_ERROR_WANT_READ)
-            end_tls(s, "TLS read");
+            stream_end_tls(s, "TLS read");
         return;
     }
 }
@@ -629,7 +284,7 @@ static size_t take_prelude(struct stream *s, size_t n, uint8_t **rest)
         return 0;
     if (used == 0) {
         if (n > CHUNK_LARGE || keep_carry(s, buf, n) < 0)
-            end_with(s, STREAM_END_MEMORY, "no memory");
+            stream_end_with(s, STREAM_END_MEMORY, "no memory");
         return 0;
     }
     s->prelude = false;
@@ -649,9 +304,9 @@ static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
         return;
     if (nread < 0) {
         if (nread == UV_EOF)
-            end_with(s, STREAM_END_EOF, "closed by the other side");
+            stream_end_with(s, STREAM_END_EOF, "closed by the other side");
         else
-            end_with(s, STREAM_END_RESET, uv_strerror((int)nread));
+            stream_end_with(s, STREAM_END_RESET, uv_strerror((int)nread));
         return;
     }
     s->bytes_in += (uint64_t)nread;
@@ -665,7 +320,7 @@ static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
         return;
     }
     if (!s->ssl && make_server_ssl(s) < 0) {
-        end_with(s, STREAM_END_MEMORY, "no memory");
+        stream_end_with(s, STREAM_END_MEMORY, "no memory");
         return;
     }
     s->io->bio_in = bytes;
@@ -678,7 +333,7 @@ static void start_reading(struct stream *s)
 {
     int err = uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
     if (err)
-        end_with(s, STREAM_END_RESET, uv_strerror(err));
+        stream_end_with(s, STREAM_END_RESET, uv_strerror(err));
 }
 
 void stream_pause(struct stream *s)
@@ -759,7 +414,7 @@ static void on_connect(uv_connect_t *req, int status)
     if (s->closing)
         return;
     if (status < 0) {
-        end_with(s, STREAM_END_CONNECT, uv_strerror(status));
+        stream_end_with(s, STREAM_END_CONNECT, uv_strerror(status));
         return;
     }
     tune(s);

@@ -1,6 +1,6 @@
-/* What stream.c and stream_ws.c share: a stream whose plaintext is wrapped in WebSocket messages.
+/* What stream.c, stream_out.c, stream_io.c and stream_ws.c share; nobody else includes this.
  *
- * What came is unwrapped before the owner's input() sees it, what waits in the queue is wrapped when it becomes a
+ * WebSocket: what came is unwrapped before the owner's input() sees it, what waits in the queue is wrapped when it becomes a
  * record; queue and owner know of nothing.  A stream without it pays for a look at one pointer a read and a record. */
 #ifndef DERPMESH_NODE_STREAM_PARTS_H
 #define DERPMESH_NODE_STREAM_PARTS_H
@@ -19,5 +19,22 @@ void stream_ws_free(struct stream_ws *w);
 bool stream_ws_waits(const struct stream *s);
 /* The next record's plaintext, in the loop's plaintext buffer and already taken from the queue; NULL: none. */
 const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets, struct sendq_loss *loss);
+
+/* ---- stream.c ---- */
+
+/* Ends the stream; the first reason counts.  detail: static text, or s->detail_buf. */
+void stream_end_with(struct stream *s, enum stream_end end, const char *detail);
+/* The same with OpenSSL's newest error behind what. */
+void stream_end_tls(struct stream *s, const char *what);
+
+/* ---- stream_out.c ---- */
+
+/* Lists the stream to be flushed at the end of this turn; takes it off that list. */
+void stream_flush_later(struct stream *s);
+void stream_flush_never(struct stream *s);
+/* Makes records of what waits and hands them to the socket, until it takes no more. */
+void stream_flush(struct stream *s);
+/* Hands the loop's write buffer to the socket; what it does not take waits in a copy. */
+void stream_write_out(struct stream *s);
 
 #endif
