@@ -530,7 +530,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 32);
+    assert_int_equal(n, 33);
 }
 
 static void test_suggestions(void **state)
