@@ -254,11 +254,6 @@ static void on_tick(uv_timer_t *timer)
 
 /* ---- settings ---- */
 
-static bool same_text(const char *a, const char *b)
-{
-    return a == b || (a && b && strcmp(a, b) == 0);
-}
-
 static void keep_text(char **at, const char *text)
 {
     free(*at);
@@ -274,7 +269,8 @@ void control_admit_site(struct control *c)
                              .fail_open = cfg->verify_fail_open};
     static const struct allow_mark none;
     bool was_on = io->policy.on[ADMIT_ALLOW] || io->policy.on[ADMIT_URL] || io->policy.on[ADMIT_SOCKET];
-    bool afresh = !same_text(io->url_set, cfg->verify_url) || !same_text(io->socket_set, cfg->verify_socket);
+    bool afresh = !config_same_text(io->url_set, cfg->verify_url) ||
+                  !config_same_text(io->socket_set, cfg->verify_socket);
     allow_unref(io->allow);
     io->allow = allow_ref(c->site->allow);
     io->allow_err[0] = 0;

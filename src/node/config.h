@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "node/log.h"
 
@@ -93,6 +94,11 @@ struct config *config_load(int argc, char **argv, char *const *envp, char *err, 
  * NULL with a sentence. */
 struct config *config_load_env(char *const *envp, char *err, size_t err_len);
 void config_free(struct config *c);
+/* Two texts of settings, either of which may not be set. */
+static inline bool config_same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
 
 /* n bytes: "10.0.0.0/8", "::1"; bits below the prefix are cleared.  0 or -1. */
 int config_cidr_parse(struct config_cidr *out, const char *text, size_t n);

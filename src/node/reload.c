@@ -38,11 +38,6 @@ add_text(char *out, size_t len, const char *sep, const char *fmt, ...)
 
 /* ---- settings ---- */
 
-static bool same_text(const char *a, const char *b)
-{
-    return a == b || (a && b && strcmp(a, b) == 0);
-}
-
 static int keep_text(char **fresh, const char *old)
 {
     char *copy = old ? strdup(old) : NULL;
@@ -82,12 +77,12 @@ int reload_keep(struct config *fresh, const struct config *old, const char *self
         fresh->tls = old->tls;
         add_text(kept, len, ", ", "tls");
     }
-    if (!same_text(fresh->admin, old->admin)) {
+    if (!config_same_text(fresh->admin, old->admin)) {
         add_text(kept, len, ", ", "admin");
         if (keep_text(&fresh->admin, old->admin) != 0)
             return -1;
     }
-    if (!same_text(fresh->state, old->state)) {
+    if (!config_same_text(fresh->state, old->state)) {
         add_text(kept, len, ", ", "state");
         /* The defaults of these two lie under it. */
         if (keep_text(&fresh->state, old->state) != 0 || keep_text(&fresh->key_file, old->key_file) != 0 ||
@@ -96,7 +91,7 @@ int reload_keep(struct config *fresh, const struct config *old, const char *self
     }
     if (fresh->derper && old->derper) /* a throw-away key lives as long as the process */
         memcpy(fresh->derper->dev_key, old->derper->dev_key, sizeof(old->derper->dev_key));
-    if (fresh->node && strcmp(fresh->node, self_id) != 0 && !same_text(fresh->node, old->node))
+    if (fresh->node && strcmp(fresh->node, self_id) != 0 && !config_same_text(fresh->node, old->node))
         add_text(kept, len, ", ", "node");
     /* By name from now on: a new map may have more nodes that could be us. */
     return keep_text(&fresh->node, old->node ? old->node : self_id);
@@ -152,7 +147,7 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
     } settings[] = {
         {"trusted_proxies",
          a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
-        {"mesh_proxied", same_text(a->mesh_proxied, b->mesh_proxied)},
+        {"mesh_proxied", config_same_text(a->mesh_proxied, b->mesh_proxied)},
         {"proxy_protocol", a->proxy_protocol == b->proxy_protocol},
         {"keepalive",
          a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},
@@ -160,8 +155,9 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
         {"login_limit", a->login_limit == b->login_limit && a->login_limit_ip == b->login_limit_ip},
         {"client_rate", a->client_rate == b->client_rate && a->client_burst == b->client_burst},
         {"transit", a->transit == b->transit},
-        {"admission", same_text(a->allow, b->allow) && same_text(a->verify_url, b->verify_url) &&
-                          same_text(a->verify_socket, b->verify_socket) && a->admit == b->admit &&
+        {"admission", config_same_text(a->allow, b->allow) &&
+                          config_same_text(a->verify_url, b->verify_url) &&
+                          config_same_text(a->verify_socket, b->verify_socket) && a->admit == b->admit &&
                           a->verify_fail_open == b->verify_fail_open},
         {"drain_timeout", a->drain_timeout_ms == b->drain_timeout_ms},
         {"log", a->log_level == b->log_level && a->log_format == b->log_format},

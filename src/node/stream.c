@@ -14,7 +14,7 @@
 
 #include "node/stream_parts.h"
 
-enum { RECORD_MAX = 16384, KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20 };
+enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20 };
 
 /* ---- ending ---- */
 
@@ -217,7 +217,7 @@ static void read_tls(struct stream *s)
         int r = 1;
         io->write_len = 0;
         ERR_clear_error(); /* SSL_get_error takes what others left there for its own */
-        while (STREAM_PLAIN_SIZE - have >= RECORD_MAX &&
+        while (STREAM_PLAIN_SIZE - have >= CHUNK_RECORD &&
                (r = SSL_read_ex(s->ssl, io->plain_buf + have, STREAM_PLAIN_SIZE - have, &got)) == 1)
             have += got;
         int err = r == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, r);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STALL_KEEP_MS = 1000, RECORD_MAX = 16384 };
+enum { STALL_KEEP_MS = 1000 };
 
 /* Ciphertext that the socket did not take at once. */
 struct pending_write {
@@ -127,12 +127,12 @@ static const uint8_t *next_record(struct stream *s, size_t *len, uint32_t *packe
     if (!p)
         return NULL;
     *packets = 0;
-    if (n >= RECORD_MAX / 2 || n == s->q.bytes) {
-        *len = n > RECORD_MAX ? RECORD_MAX : n;
+    if (n >= CHUNK_RECORD / 2 || n == s->q.bytes) {
+        *len = n > CHUNK_RECORD ? CHUNK_RECORD : n;
         return p;
     }
     size_t have = 0;
-    while (p && have + n <= RECORD_MAX) {
+    while (p && have + n <= CHUNK_RECORD) {
         memcpy(io->plain_buf + have, p, n);
         have += n;
         *packets += sendq_took(&s->q, &io->pool, n);

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RECORD_MAX = 16384 };
-_Static_assert(RECORD_MAX <= (int)WS_MESSAGE_MAX, "browsers' clients close on larger messages");
+_Static_assert(CHUNK_RECORD <= (int)WS_MESSAGE_MAX, "browsers' clients close on larger messages");
 
 int stream_ws_start(struct stream *s)
 {
@@ -60,7 +59,7 @@ const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets
     uint8_t *out = s->io->plain_buf, head[WS_HEADER_MAX];
     *packets = 0;
     if (w->bare > 0) {
-        *len = gather(s, out, w->bare < RECORD_MAX ? w->bare : RECORD_MAX, packets, loss);
+        *len = gather(s, out, w->bare < CHUNK_RECORD ? w->bare : CHUNK_RECORD, packets, loss);
         w->bare -= (uint32_t)*len;
         return *len ? out : NULL;
     }
@@ -68,7 +67,7 @@ const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets
     *len = ws_ended(w->ws) == WS_OPEN ? ws_answer(w->ws, out) : 0;
     if (*len)
         return out;
-    size_t n = gather(s, out + WS_HEADER_MAX, RECORD_MAX - WS_HEADER_MAX, packets, loss);
+    size_t n = gather(s, out + WS_HEADER_MAX, CHUNK_RECORD - WS_HEADER_MAX, packets, loss);
     if (n == 0)
         return NULL;
     size_t head_len = ws_header(head, n);
