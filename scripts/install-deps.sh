@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12.  Idempotent: what is there is left alone.
 #
-# usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [docker]     (nothing named: all)
+# usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker]     (nothing named: all)
 #
 #   build   gcc, CMake, Ninja, the libraries, Python for the demonstration
 #   clang   the second compiler, with its sanitizers and fuzzer
 #   check   clang-format, shellcheck
 #   go      Go, and Tailscale's derper and derpprobe, built into build/tools; what the tests with them need
 #   proxies nginx, HAProxy, Caddy, supervisor: the tests put a node behind or below them; they are not started as services
+#   netns   what the tests in network namespaces call: ip, nft, nsenter
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
 #
 # Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
@@ -23,6 +24,7 @@ CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
 GO=(ca-certificates git openssl)
 PROXIES=(nginx-light haproxy caddy supervisor)
+NETNS=(iproute2 nftables util-linux)
 DOCKER=(debootstrap)
 GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
 
@@ -40,6 +42,7 @@ missing_packages() {
         ;;
     esac
     case " $GROUPS_WANTED " in *' proxies '*) wanted+=("${PROXIES[@]}") ;; esac
+    case " $GROUPS_WANTED " in *' netns '*) wanted+=("${NETNS[@]}") ;; esac
     case " $GROUPS_WANTED " in *' docker '*)
         wanted+=("${DOCKER[@]}")
         have docker || wanted+=(docker.io)
@@ -121,11 +124,11 @@ main() {
     for group in "$@"; do
         case $group in
         --list) list=true ;;
-        build | clang | check | go | proxies | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
-        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [docker]" ;;
+        build | clang | check | go | proxies | netns | docker) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
+        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker]" ;;
         esac
     done
-    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go proxies docker'
+    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go proxies netns docker'
     if $list; then
         missing_packages
         return

@@ -34,7 +34,7 @@ stage_deps() {
     case $1 in
     format | includes) echo check ;;
     build-clang | fuzz) echo build clang ;;
-    integration) echo build go proxies ;;
+    integration) echo build go proxies netns ;;
     integration-asan | bench) echo build go ;;
     docker) echo build docker ;;
     *) echo build ;;
@@ -60,7 +60,7 @@ counted() {
 
 check_c() {
     local files=() file wrong=()
-    mapfile -t files < <(find src tests/unit tests/fuzz bench -name '*.[ch]' | sort)
+    mapfile -t files < <(find src tests/unit tests/fuzz tests/tools bench -name '*.[ch]' | sort)
     [ ${#files[@]} -gt 0 ] || return 1
     clang-format --dry-run -Werror "${files[@]}" && return 0
     for file in "${files[@]}"; do
@@ -213,16 +213,17 @@ go_count() {
               print n["PASS"] + 0, n["FAIL"] + 0, n["SKIP"] + 0 }'
 }
 
-# go_tests PRESET ARGS...: the Go tests against that build.  DERPMESH_BIN, DERPER_BIN, DERPPROBE_BIN say with what.
+# go_tests PRESET ARGS...: the Go tests against that build.  DERPMESH_BIN, DERPER_BIN, DERPPROBE_BIN, WIRE_BIN say with what.
 go_tests() {
     local preset=$1 out rc=0 passed failed skipped left=0
     shift
-    cmake_build "$preset" derpmesh || { count 0 1 && return; }
+    cmake_build "$preset" derpmesh wire || { count 0 1 && return; }
     go_use
     DERPMESH_BIN=$ROOT/build/$preset/derpmesh
     DERPER_BIN=$(tailscale_tool derper)
     DERPPROBE_BIN=$(tailscale_tool derpprobe)
-    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN
+    WIRE_BIN=$ROOT/build/$preset/tests/tools/wire
+    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN WIRE_BIN
     [ -z "$LONG" ] || export LONG=1
     out=$(mktemp)
     (cd tests/integration && go test -v -count=1 -p 1 "$@" ./...) 2>&1 | tee "$out" || rc=$?
