@@ -47,6 +47,7 @@ GROUPS = {
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
     "control": {"control", "mesh_io", "admit_io"},
     "allow": {"allow", "allow_watch"},
+    "relay": {"relay", "relay_node", "relay_parts"},
     "server": {"server", "server_check"},
     "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_ws"},
 }

@@ -353,6 +353,7 @@ static void on_auth(struct mesh *m, struct link *l, const struct meshmsg_in *in)
     }
     if (!pin_check(m, l))
         return;
+    m->ops->link_ready(m->ctx, l->id, l->peer->index); /* before our AUTH: data may come back at once */
     if (!l->dialer)
         auth_send(m, l);
     auth_wipe(&l->auth);

@@ -173,6 +173,16 @@ void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t
         link_end(m, l, LINK_END_CLOSE, MESHMSG_BYE_STOP, why);
 }
 
+void mesh_link_acked(struct mesh *m, uint64_t id, uint64_t bytes, uint64_t now)
+{
+    struct link *l = link_find(m, id);
+    m->now = now;
+    if (!l || bytes <= l->tcp_acked)
+        return;
+    l->tcp_acked = bytes;
+    l->progress_at = now;
+}
+
 void mesh_link_alive(struct mesh *m, uint64_t id, uint64_t now)
 {
     struct link *l = link_find(m, id);

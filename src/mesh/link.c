@@ -64,6 +64,17 @@ static void link_remove(struct mesh *m, const struct link *l)
     }
 }
 
+/* Tells the node how data for the peer leaves. */
+static void path_tell(struct mesh *m, const struct peer *p)
+{
+    struct mesh_path path = {.via = NODE_NONE};
+    if (p->link) {
+        path.via = p->index;
+        path.link[path.n++] = p->link->id;
+    }
+    m->ops->node_path(m->ctx, p->index, &path);
+}
+
 /* The peer has lost the link in use. */
 static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
 {
@@ -74,7 +85,7 @@ static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
         m->now + (p->stopped ? MESH_STOPPED_MS : MESH_UNREACHABLE_MS) + mesh_random(m, PEER_GONE_JITTER_MS);
     p->gone_cursor = 0;
     p->attempts = was_good ? 0 : p->attempts + 1;
-    m->ops->node_link(m->ctx, p->index, 0);
+    path_tell(m, p);
     places_rank_changed(m, p);
 }
 
@@ -192,7 +203,7 @@ static void link_use(struct mesh *m, struct link *l)
     peer_learn(m, p, l);
     mesh_log(m, MESH_LOG_INFO, "link up peer=%s from=%s dialed_by=%s software=\"%s\"", p->name, l->from,
              l->dialer ? "us" : "it", p->software);
-    m->ops->node_link(m->ctx, p->index, l->id);
+    path_tell(m, p);
     if (rank != peer_rank(p))
         places_rank_changed(m, p);
     peer_schedule(m, p);
@@ -266,7 +277,7 @@ static struct link *link_new(struct mesh *m, uint64_t id, const struct mesh_link
     l->has_exporter = info->has_exporter;
     memcpy(l->exporter, info->exporter, sizeof l->exporter);
     mesh_printable(l->from, sizeof l->from, info->from ? info->from : "?");
-    l->opened_at = l->last_rx = l->rtt_since = m->now;
+    l->opened_at = l->last_rx = l->rtt_since = l->progress_at = m->now;
     l->deadline = m->now + MESH_AUTH_TIMEOUT_MS;
     l->next_ping = m->now + mesh_random(m, MESH_PING_MS);
     l->rtt_min[0] = l->rtt_min[1] = NEVER;

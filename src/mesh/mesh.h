@@ -25,6 +25,17 @@ struct mesh;
 
 enum mesh_log_level { MESH_LOG_DEBUG, MESH_LOG_INFO, MESH_LOG_WARN, MESH_LOG_ERROR };
 
+/* How data for a node leaves.  The two halves are told together but mean different things: via is the choice between all
+ * ways; n and link are the node's own connections, which may stand although via is another node (its data takes them then
+ * never, but packets in transit for it take nothing else). */
+enum { MESH_LANES_MAX = 4 };
+struct mesh_path {
+    uint32_t
+        via; /* index of the node whose connections the data takes: itself (direct), or one between; NODE_NONE: none */
+    uint8_t n; /* its own connections; data is spread over them by (source key, destination key) */
+    uint64_t link[MESH_LANES_MAX];
+};
+
 /* The way up.  ctx is mesh_config.ctx. */
 struct mesh_ops {
     /* Fills out with random bytes (tests: from a seed). */
@@ -38,8 +49,10 @@ struct mesh_ops {
     void (*send)(void *ctx, uint64_t link, const uint8_t *frame, size_t len);
     /* Close a link after what was sent; why is for the log.  mesh_link_closed is not called for it. */
     void (*close)(void *ctx, uint64_t link, const char *why);
-    /* Data for node goes over link from now on; 0: no link, nothing can be sent. */
-    void (*node_link)(void *ctx, uint32_t node, uint64_t link);
+    /* The link has proven to be that node's: data that comes in on it is good from now on. */
+    void (*link_ready)(void *ctx, uint64_t link, uint32_t node);
+    /* Data for node leaves so from now on. */
+    void (*node_path)(void *ctx, uint32_t node, const struct mesh_path *path);
     /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
     void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
     /* The key has left for certain (its owner announced it, no other location for MESH_GONE_HOLD_MS), or its node
@@ -115,6 +128,9 @@ void mesh_link_open(struct mesh *m, uint64_t link, const struct mesh_link_info *
 void mesh_link_input(struct mesh *m, uint64_t link, const uint8_t *payload, size_t len, uint64_t now);
 /* Bytes of data came in on a link (call at most every 100 ms; liveness). */
 void mesh_link_alive(struct mesh *m, uint64_t link, uint64_t now);
+/* So many bytes of all that was ever sent on the link have been acknowledged by the other side's TCP (call at most every 100 ms
+ * while something is not acknowledged yet, and once when all is). */
+void mesh_link_acked(struct mesh *m, uint64_t link, uint64_t bytes, uint64_t now);
 void mesh_link_closed(struct mesh *m, uint64_t link, const char *why, uint64_t now);
 void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t now);
 

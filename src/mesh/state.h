@@ -77,6 +77,7 @@ struct link {
 
     /* Liveness. */
     uint64_t last_rx, next_ping, ping_number;
+    uint64_t tcp_acked, progress_at; /* bytes that its TCP said to be acknowledged, and when that last grew */
     bool suspect;
     struct mark mark[LINK_MARKS]; /* PINGs without an answer, oldest first */
     unsigned n_marks;

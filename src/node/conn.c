@@ -52,6 +52,7 @@ int conn_add(struct conn_table *t, struct conn *c)
     t->slot[slot] = c;
     c->slot = slot;
     c->gen = t->next_gen++;
+    c->node = NODE_NONE;
     t->n_conns++;
     return 0;
 }

@@ -50,6 +50,7 @@ struct conn {
     struct conn_addr addr;
     struct login *login;
     struct link *link;
+    uint32_t node; /* link: the node that it has proven to be, else NODE_NONE */
     uint16_t n_heard;
     struct heard_entry *heard; /* peers this client has heard from: heard.h */
     /* timer wheel: wheel.h */
@@ -77,7 +78,7 @@ struct conn_table {
 
 int conn_table_init(struct conn_table *t, uint32_t worker);
 void conn_table_deinit(struct conn_table *t);
-int conn_add(struct conn_table *t, struct conn *c); /* sets slot and gen; 0 or -1 no memory */
+int conn_add(struct conn_table *t, struct conn *c); /* sets slot, gen and node; 0 or -1 no memory */
 void conn_remove(struct conn_table *t, struct conn *c);
 /* The connection of that name, or NULL if it is gone. */
 static inline struct conn *conn_get(const struct conn_table *t, uint32_t slot, uint64_t gen)

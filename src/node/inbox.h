@@ -42,16 +42,23 @@ enum inbox_type {
     IN_LOCAL_SET,   /* key, ref: packets for key go to this connection */
     IN_LOCAL_DEL,   /* key */
     IN_REMOTE_SET,  /* key, node (NODE_NONE: nowhere) */
-    IN_NODE_LINK,   /* node, node_id, ref (gen 0: none) */
+    IN_NODE_PATH,   /* node, node_id, path */
     IN_GONE,        /* key: tell those who heard from it */
     IN_DIAL,        /* number = dial, site (a reference), map_node in it */
     IN_DIAL_CANCEL, /* number = dial */
     IN_LINK_SEND,   /* ref, bytes: whole frames */
-    IN_LINK_READY,  /* ref, node, node_id: proven, data may pass */
+    IN_LINK_READY,  /* ref, node: it has proven to be that node's, data may pass */
     IN_LINK_CLOSE,  /* ref, bytes: why */
     IN_ADMIT_ANSWER, /* key, ref, flag, number = enum stat_id: the login goes on, or the connection is closed */
     IN_SITE,         /* site (a reference): new certificate, map, limits */
     IN_STOP          /* close everything, answer IN_STOPPED */
+};
+
+/* How data for a node leaves: struct mesh_path, with connections in place of numbers. */
+struct node_path {
+    uint32_t via;
+    uint8_t n;
+    struct conn_ref link[MESH_LANES_MAX];
 };
 
 /* In IN_DATA's bytes: this head, then len bytes of RecvPacket frames with one source. */
@@ -78,7 +85,10 @@ struct inbox_msg {
     struct node_id node_id;
     bool flag;
     struct conn_addr addr;
-    struct mesh_link_info link_info;
+    union {
+        struct mesh_link_info link_info;
+        struct node_path path;
+    };
     struct site *site;
     const struct derpmap_node *map_node;
     size_t len;

@@ -405,11 +405,13 @@ void link_io_send(struct worker *w, const struct conn_ref *ref, const uint8_t *f
     }
 }
 
-void link_io_ready(struct worker *w, const struct conn_ref *ref)
+void link_io_ready(struct worker *w, const struct conn_ref *ref, uint32_t node)
 {
     struct conn *c = link_get(w, ref);
-    if (c)
-        c->link->ready = true;
+    if (!c)
+        return;
+    c->link->ready = true;
+    c->node = node;
 }
 
 void link_io_close(struct worker *w, const struct conn_ref *ref, const char *why)

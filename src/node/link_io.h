@@ -15,7 +15,7 @@ int link_io_adopt(struct conn *c);
 void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const struct derpmap_node *node);
 void link_io_dial_cancel(struct worker *w, uint64_t dial);
 void link_io_send(struct worker *w, const struct conn_ref *ref, const uint8_t *frames, size_t len);
-void link_io_ready(struct worker *w, const struct conn_ref *ref);
+void link_io_ready(struct worker *w, const struct conn_ref *ref, uint32_t node);
 void link_io_close(struct worker *w, const struct conn_ref *ref, const char *why);
 void link_io_due(struct worker *w, struct conn *c, uint64_t now);
 /* The worker stops: ends dials that are still resolving. */

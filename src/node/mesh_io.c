@@ -1,7 +1,7 @@
 /* What the mesh asks of the node: each of its ops becomes a message to the workers, or a line in a file.
  *
- * Happy path: dial → IN_DIAL to the worker that the name's hash picks; send, close, node_link, route, gone →
- * messages in the order of the calls.  A pin is written on libuv's thread pool, one at a time.
+ * Happy path: dial → IN_DIAL to the worker that the name's hash picks; send, close, link_ready, node_path,
+ * route, gone → messages in the order of the calls.  A pin is written on libuv's thread pool, one at a time.
  * Failure: what names a link or dial that has ended meanwhile is dropped; without memory a change is lost,
  * which is logged (the next one of that key or node repairs it). */
 #include "node/control.h"
@@ -196,22 +196,27 @@ static void note_node(struct control *c, uint32_t node, bool linked)
         c->nodes[node] = (struct control_node){.since = control_now(), .linked = linked};
 }
 
-static void on_node_link(void *ctx, uint32_t node, uint64_t link)
+static void on_link_ready(void *ctx, uint64_t link, uint32_t node)
+{
+    const struct conn_ref *ref = control_link_find(ctx, link);
+    if (ref)
+        control_tell(ctx, ref->worker, &(struct inbox_msg){.type = IN_LINK_READY, .ref = *ref, .node = node});
+}
+
+static void on_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
 {
     struct control *c = ctx;
     struct mesh_peer_info peer;
-    struct inbox_msg m = {.type = IN_NODE_LINK, .node = node};
-    const struct conn_ref *ref = link ? control_link_find(c, link) : NULL;
+    struct inbox_msg m = {.type = IN_NODE_PATH, .node = node, .path.via = path->via};
     if (c->mesh && mesh_peer(c->mesh, node, &peer)) /* a look only: allowed inside an op */
         m.node_id = peer.id;
-    if (ref)
-        m.ref = *ref;
-    note_node(c, node, ref != NULL);
-    control_tell_all(c, &m);
-    if (ref) {
-        m.type = IN_LINK_READY;
-        control_tell(c, ref->worker, &m);
+    for (uint8_t i = 0; i < path->n; i++) {
+        const struct conn_ref *ref = control_link_find(c, path->link[i]);
+        if (ref)
+            m.path.link[m.path.n++] = *ref;
     }
+    note_node(c, node, path->via != NODE_NONE);
+    control_tell_all(c, &m);
 }
 
 static void on_route(void *ctx, const struct derp_key *key, uint32_t node)
@@ -309,7 +314,8 @@ const struct mesh_ops control_mesh_ops = {
     .dial_cancel = on_dial_cancel,
     .send = on_send,
     .close = on_close,
-    .node_link = on_node_link,
+    .link_ready = on_link_ready,
+    .node_path = on_node_path,
     .route = on_route,
     .gone = on_gone,
     .pin = on_pin,

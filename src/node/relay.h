@@ -17,10 +17,10 @@
 #include "node/inbox.h"
 #include "node/stats.h"
 
-/* A mesh node as this worker knows it: which link its data takes. */
+/* A mesh node as this worker knows it. */
 struct relay_node {
     struct node_id id;
-    struct conn_ref link; /* gen 0: none */
+    struct node_path path;
 };
 
 /* Runs for one other worker, gathered in this turn. */
@@ -61,6 +61,7 @@ struct relay {
     struct stats *stats;
     struct relay_node *nodes;
     uint32_t n_nodes;
+    uint32_t last_transit;     /* a guess: the node that the last packet in transit was for */
     struct relay_batch *batch; /* by worker */
     struct derp_key last_gleaned;
     size_t payload; /* of the frames that the last relay_client_input took, without their headers */
@@ -76,8 +77,8 @@ ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n
 /* The bytes of an IN_DATA message.  Batches for others are in r->batch: the worker posts and empties them each turn. */
 void relay_inbox(struct relay *r, uint8_t *bytes, size_t len);
 
-/* Sets or clears a node's link; 0 or -1 no memory. */
-int relay_node_link(struct relay *r, uint32_t node, const struct node_id *id, const struct conn_ref *link);
+/* How data for a node leaves from now on; 0 or -1 no memory. */
+int relay_node_path(struct relay *r, uint32_t node, const struct node_id *id, const struct node_path *path);
 /* Tells the clients of this worker that heard from key. */
 void relay_gone(struct relay *r, const struct derp_key *key);
 

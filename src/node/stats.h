@@ -48,6 +48,7 @@ enum stat_id {
     STAT_PACKET_BYTES_OUT, /* payloads put into queues of clients */
     STAT_FORWARDED_OUT,    /* left on a mesh link */
     STAT_FORWARDED_IN,     /* taken from a mesh link */
+    STAT_TRANSIT,          /* of these, handed on to another node that they were for */
     STAT_INBOX_OUT,        /* handed to another worker */
     STAT_INBOX_IN,
     STAT_DROP_NO_ROUTE,
@@ -58,6 +59,7 @@ enum stat_id {
     STAT_DROP_INBOX_FULL,
     STAT_DROP_MESH_HOPS,
     STAT_DROP_MESH_NO_CLIENT, /* came for a client that is not here */
+    STAT_DROP_MESH_TRANSIT,   /* came for another node that cannot be reached directly */
     STAT_DROP_MESH_BAD,       /* malformed or not understood */
     STAT_DROP_NO_MEMORY,
     STAT_BYTES_IN, /* from sockets */

@@ -138,6 +138,7 @@ static void drop_problems(const struct control *c, const struct problems *p)
         {STAT_DROP_INBOX_FULL, "one worker cannot keep up with the others"},
         {STAT_DROP_NO_MEMORY, "out of memory"},
         {STAT_DROP_MESH_HOPS, "packets went in circles between nodes"},
+        {STAT_DROP_MESH_TRANSIT, "packets of other nodes for one that cannot be reached from here"},
         {STAT_DROP_MESH_BAD, "malformed packets from a peer"},
         {STAT_REFUSED_LOGIN_LIMIT, "connections refused: too many before login"},
         {STAT_REFUSED_MAX_CLIENTS, "connections refused: max_clients is reached"},

@@ -292,9 +292,9 @@ static void slow_down_ref(struct worker *w, const struct conn_ref *ref)
 static void handle_control(struct worker *w, struct inbox_msg *m)
 {
     switch (m->type) {
-    case IN_NODE_LINK:
-        if (relay_node_link(&w->relay, m->node, &m->node_id, &m->ref) < 0)
-            log_limited(LOG_ERROR, "worker", "no memory for a node's link");
+    case IN_NODE_PATH:
+        if (relay_node_path(&w->relay, m->node, &m->node_id, &m->path) < 0)
+            log_limited(LOG_ERROR, "worker", "no memory for a node's path");
         break;
     case IN_GONE:
         relay_gone(&w->relay, &m->key);
@@ -309,7 +309,7 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
         link_io_send(w, &m->ref, m->bytes, m->len);
         break;
     case IN_LINK_READY:
-        link_io_ready(w, &m->ref);
+        link_io_ready(w, &m->ref, m->node);
         break;
     case IN_LINK_CLOSE:
         link_io_close(w, &m->ref, (const char *)m->bytes);

@@ -103,12 +103,19 @@ static void op_close(void *ctx, uint64_t link, const char *why)
         s->closed = true;
 }
 
-static void op_node_link(void *ctx, uint32_t node, uint64_t link)
+static void op_link_ready(void *ctx, uint64_t link, uint32_t node)
+{
+    struct side *s = ctx;
+    expect(link == s->link && (node == 1 || node == 2));
+}
+
+static void op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
 {
     struct side *s = ctx;
     expect(node == 1 || node == 2);
+    expect((path->via == NODE_NONE) == (path->n == 0));
     if (node == 1)
-        s->node_link = link;
+        s->node_link = path->link[0];
 }
 
 static void op_route(void *ctx, const struct derp_key *key, uint32_t node)
@@ -150,7 +157,8 @@ static const struct mesh_ops OPS = {.random = op_random,
                                     .dial_cancel = op_dial_cancel,
                                     .send = op_send,
                                     .close = op_close,
-                                    .node_link = op_node_link,
+                                    .link_ready = op_link_ready,
+                                    .node_path = op_node_path,
                                     .route = op_route,
                                     .gone = op_gone,
                                     .pin = op_pin,

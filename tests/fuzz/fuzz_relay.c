@@ -73,14 +73,12 @@ static struct rig *world(struct conn **client, struct conn **link)
 {
     struct rig *g = rig_new(0, 2, "here");
     struct conn_ref other = {(uint64_t)1 << 48 | 9, 0, 1};
-    struct node_id id;
     struct derp_key key = rig_key(3);
     *client = let_in(g, 1);
     let_in(g, 2);
     routes_local_set(g->relay.routes, &key, &other);
     *link = rig_link(g, 0, "far");
-    node_id_of(&id, "beyond");
-    relay_node_link(&g->relay, 1, &id, &other);
+    rig_path(g, 1, "beyond", 1, &other, 1);
     key = rig_key(4);
     routes_remote_set(g->relay.routes, &key, 0);
     key = rig_key(5);

@@ -39,9 +39,10 @@ struct world_node {
     size_t n_pins;
     /* What the ops were told. */
     uint32_t route[WORLD_KEYS];
-    uint64_t node_link[WORLD_NODES + 1];
-    uint64_t lost;             /* how often a link was lost without another in its place */
-    uint64_t gone[WORLD_KEYS]; /* how often */
+    struct mesh_path path[WORLD_NODES + 1];
+    uint64_t node_link[WORLD_NODES + 1]; /* the first connection of the path, 0: none */
+    uint64_t lost;                       /* how often a link was lost without another in its place */
+    uint64_t gone[WORLD_KEYS];           /* how often */
     uint64_t gone_at[WORLD_KEYS];
     char last_log[700], last_warning[700];
     uint64_t alarms;
@@ -338,12 +339,23 @@ static inline void world_op_close(void *ctx, uint64_t link, const char *why)
     world_close_side(n->w, c, side);
 }
 
-static inline void world_op_node_link(void *ctx, uint32_t node, uint64_t link)
+static inline void world_op_link_ready(void *ctx, uint64_t link, uint32_t node)
+{
+    struct world_node *n = ctx;
+    int side;
+    const struct world_conn *c = world_conn_of(n->w, link, &side);
+    struct mesh_peer_info info;
+    assert_true(mesh_peer(n->mesh, node, &info));
+    assert_string_equal(n->w->node[c->node[!side]].name, info.name);
+}
+
+static inline void world_op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
 {
     struct world_node *n = ctx;
     int other = n->mesh ? world_of_index(n, node) : WORLD_NODES;
-    n->node_link[other] = link;
-    n->lost += link == 0;
+    n->path[other] = *path;
+    n->node_link[other] = path->via == NODE_NONE ? 0 : path->link[0];
+    n->lost += path->via == NODE_NONE;
 }
 
 static inline void world_op_route(void *ctx, const struct derp_key *key, uint32_t node)
@@ -397,7 +409,8 @@ static const struct mesh_ops WORLD_OPS = {
     .dial_cancel = world_op_dial_cancel,
     .send = world_op_send,
     .close = world_op_close,
-    .node_link = world_op_node_link,
+    .link_ready = world_op_link_ready,
+    .node_path = world_op_node_path,
     .route = world_op_route,
     .gone = world_op_gone,
     .pin = world_op_pin,
@@ -450,6 +463,7 @@ static inline void world_start(struct world *w, int i, const struct derpmap *map
     x->started = w->now;
     memset(x->up, 0, sizeof x->up);
     memset(x->node_link, 0, sizeof x->node_link);
+    memset(x->path, 0, sizeof x->path);
     for (int k = 0; k < WORLD_KEYS; k++)
         x->route[k] = NODE_NONE;
     x->mesh = mesh_new(&c, w->now);

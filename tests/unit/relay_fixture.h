@@ -174,16 +174,27 @@ static inline struct conn *rig_client(struct rig *g, const struct derp_key *key)
     return c;
 }
 
+/* Node number index is reached so. */
+static inline void rig_path(struct rig *g, uint32_t index, const char *node, uint32_t via,
+                            const struct conn_ref *link, uint8_t n)
+{
+    struct node_path path = {.via = via, .n = n};
+    struct node_id id;
+    node_id_of(&id, node);
+    for (uint8_t i = 0; i < n; i++)
+        path.link[i] = link[i];
+    if (relay_node_path(&g->relay, index, &id, &path) != 0)
+        abort();
+}
+
 /* A link to a node, which is number index. */
 static inline struct conn *rig_link(struct rig *g, uint32_t index, const char *node)
 {
     struct derp_key key = {{0}};
     struct conn *c = rig_conn(g, CONN_LINK, &key);
     struct conn_ref ref = rig_ref(g, c);
-    struct node_id id;
-    node_id_of(&id, node);
-    if (relay_node_link(&g->relay, index, &id, &ref) != 0)
-        abort();
+    rig_path(g, index, node, index, &ref, 1);
+    c->node = index;
     return c;
 }
 
@@ -338,10 +349,10 @@ static inline size_t rig_random_step(void *ctx)
 /* Every packet that did not get through, by all reasons. */
 static inline uint64_t rig_drops(const struct rig *g)
 {
-    static const enum stat_id drops[] = {STAT_DROP_NO_ROUTE,  STAT_DROP_QUEUE_FULL,     STAT_DROP_QUEUE_OLD,
-                                         STAT_DROP_BUDGET,    STAT_DROP_GONE,           STAT_DROP_INBOX_FULL,
-                                         STAT_DROP_MESH_HOPS, STAT_DROP_MESH_NO_CLIENT, STAT_DROP_MESH_BAD,
-                                         STAT_DROP_NO_MEMORY};
+    static const enum stat_id drops[] = {
+        STAT_DROP_NO_ROUTE, STAT_DROP_QUEUE_FULL,   STAT_DROP_QUEUE_OLD, STAT_DROP_BUDGET,
+        STAT_DROP_GONE,     STAT_DROP_INBOX_FULL,   STAT_DROP_MESH_HOPS, STAT_DROP_MESH_NO_CLIENT,
+        STAT_DROP_MESH_BAD, STAT_DROP_MESH_TRANSIT, STAT_DROP_NO_MEMORY};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++)
         sum += rig_stat(g, drops[i]);

@@ -19,7 +19,8 @@ struct victim {
     size_t sent_len[SENT_MAX];
     int n_sent;
     uint64_t closed; /* the last link it closed */
-    uint64_t up;     /* node_link of node-1 */
+    uint64_t ready;
+    uint64_t up; /* the path of node-1 */
     int pins;
     char log[700];
 };
@@ -73,11 +74,19 @@ static void v_close(void *ctx, uint64_t link, const char *why)
     v->closed = link;
 }
 
-static void v_node_link(void *ctx, uint32_t node, uint64_t link)
+static void v_link_ready(void *ctx, uint64_t link, uint32_t node)
+{
+    struct victim *v = ctx;
+    assert_int_equal(node, 1);
+    v->ready = link;
+}
+
+static void v_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
 {
     struct victim *v = ctx;
     (void)node;
-    v->up = link;
+    assert_true(path->n == 0 || path->link[0] == v->ready);
+    v->up = path->link[0];
 }
 
 static void v_route(void *ctx, const struct derp_key *key, uint32_t node)
@@ -121,7 +130,8 @@ static const struct mesh_ops V_OPS = {.random = v_random,
                                       .dial_cancel = v_dial_cancel,
                                       .send = v_send,
                                       .close = v_close,
-                                      .node_link = v_node_link,
+                                      .link_ready = v_link_ready,
+                                      .node_path = v_node_path,
                                       .route = v_route,
                                       .gone = v_gone,
                                       .pin = v_pin,

@@ -279,9 +279,7 @@ static void a_link_on_another_worker_takes_it_from_there(void **state)
     struct derp_key key = rig_key(0xf);
     struct conn *f = rig_client(far, &key);
     struct conn_ref ref = rig_ref(t->w[1], out);
-    struct node_id id;
-    node_id_of(&id, "far");
-    assert_int_equal(relay_node_link(&t->w[0]->relay, 2, &id, &ref), 0);
+    rig_path(t->w[0], 2, "far", 2, &ref, 1);
     routes_remote_set(t->w[0]->relay.routes, &key, 2);
     send_one(t->w[0], t->a, &key, 9, 300);
     pass_batch(t->w[0], t->w[1]);
@@ -315,15 +313,14 @@ static void what_a_node_must_not_pass_on_is_counted(void **state)
     struct pair *t = *state;
     struct rig_bytes f = {0};
     struct derp_key nobody = rig_key(0xee);
-    add_data(&f, 0, 3, "z", &t->b_key, &t->a_key, 10);    /* for another node */
     add_data(&f, 1, 3, "y", &t->b_key, &t->a_key, 10);    /* a flag that must be understood */
     add_data(&f, 0x10, 3, "y", &t->b_key, &t->a_key, 10); /* one that need not */
     add_data(&f, 0, 0, "y", &t->b_key, &t->a_key, 10);    /* no hops left */
     add_data(&f, 0, 3, "y", &nobody, &t->a_key, 10);
     rig_add_frame(&f, FRAME_MESH_DATA, NULL, 20); /* too short for its header */
     assert_int_equal(feed(t->y, t->yx, &f, true), 0);
-    assert_int_equal(rig_stat(t->y, STAT_FORWARDED_IN), 6);
-    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_BAD), 3);
+    assert_int_equal(rig_stat(t->y, STAT_FORWARDED_IN), 5);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_BAD), 2);
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_HOPS), 1);
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_NO_CLIENT), 1);
     size_t n;
@@ -363,6 +360,93 @@ static void a_packet_follows_a_client_that_moved(void **state)
     rig_free(z);
 }
 
+/* x reaches z only over y: y hands on what names z, directly, with one hop less; nothing else. */
+static void a_transit_node_hands_on_directly_or_not_at_all(void **state)
+{
+    struct pair *t = *state;
+    struct rig *z = rig_new(0, 1, "z");
+    struct conn *yz = rig_link(t->y, 1, "z"), *zy = rig_link(z, 0, "y");
+    struct conn_ref at_y = rig_ref(t->y, yz);
+    struct derp_key key = rig_key(0xc);
+    struct conn *c = rig_client(z, &key);
+    rig_path(t->x, 4, "z", 3, NULL, 0);
+    routes_remote_set(t->x->relay.routes, &key, 4);
+    send_one(t->x, t->a, &key, 4, 500);
+    pass_link(t->x, t->xy, t->y, t->yx);
+    assert_int_equal(rig_stat(t->y, STAT_TRANSIT), 1);
+    assert_int_equal(t->y->asked.glean, 0); /* what is handed on tells y nothing */
+    pass_link(t->y, yz, z, zy);
+    assert_one(z, c, &t->a_key, 4, 500);
+    assert_memory_equal(&z->asked.gleaned_at, &t->x->relay.self, sizeof(struct node_id));
+
+    rig_path(t->y, 1, "z", 0, &at_y, 1); /* y's own data takes another way now, packets in transit do not */
+    struct rig_bytes f = {0};
+    add_data(&f, 0, 2, "z", &key, &t->a_key, 10);
+    add_data(&f, 0, 1, "z", &key, &t->a_key, 10);       /* its last hop was this one */
+    add_data(&f, 0, 3, "x", &t->a_key, &t->b_key, 10);  /* where it came from */
+    add_data(&f, 0, 3, "nowhere", &key, &t->a_key, 10); /* not known here */
+    feed(t->y, t->yx, &f, true);
+    assert_int_equal(rig_stat(t->y, STAT_TRANSIT), 2);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_HOPS), 1);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_TRANSIT), 2);
+    assert_int_equal(t->yx->stream.q.bytes, 0);
+
+    rig_path(t->y, 1, "z", 0, NULL, 0); /* no connection of its own: no detour */
+    add_data(&f, 0, 3, "z", &key, &t->a_key, 10);
+    feed(t->y, t->yx, &f, true);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_TRANSIT), 3);
+    assert_int_equal(t->yx->stream.q.bytes, 0);
+    rig_free(z);
+}
+
+enum { FLOWS = 400 };
+
+/* Which of the lanes holds the one packet that is sent from a to each of the keys. */
+static void lanes_taken(struct pair *t, struct conn *const lane[4], uint8_t taken[FLOWS])
+{
+    for (uint32_t i = 0; i < FLOWS; i++) {
+        struct derp_key key = rig_key((uint8_t)i);
+        key.b[3] = (uint8_t)(i >> 8);
+        routes_remote_set(t->x->relay.routes, &key, 3);
+        send_one(t->x, t->a, &key, i, 100);
+        taken[i] = 4;
+        for (uint8_t k = 0; k < 4; k++) {
+            size_t n;
+            free(rig_take(t->x, lane[k], &n));
+            if (n > 0) {
+                assert_int_equal(taken[i], 4);
+                taken[i] = k;
+            }
+        }
+        assert_true(taken[i] < 4);
+    }
+}
+
+/* Flows are spread over a node's lanes, each keeps to its own, and a lane that goes moves no others. */
+static void flows_are_spread_over_lanes(void **state)
+{
+    struct pair *t = *state;
+    struct conn *lane[4] = {t->xy, rig_link(t->x, 5, "u"), rig_link(t->x, 6, "v"), rig_link(t->x, 7, "w")};
+    struct conn_ref ref[4];
+    uint8_t before[FLOWS], after[FLOWS], again[FLOWS];
+    uint32_t n[4] = {0};
+    for (int k = 0; k < 4; k++)
+        ref[k] = rig_ref(t->x, lane[k]);
+    rig_path(t->x, 3, "y", 3, ref, 4);
+    lanes_taken(t, lane, before);
+    lanes_taken(t, lane, again);
+    assert_memory_equal(before, again, sizeof(before));
+    for (int i = 0; i < FLOWS; i++)
+        n[before[i]]++;
+    for (int k = 0; k < 4; k++)
+        assert_in_range(n[k], FLOWS / 8, FLOWS / 2);
+    ref[1] = ref[3];
+    rig_path(t->x, 3, "y", 3, ref, 3);
+    lanes_taken(t, lane, after);
+    for (int i = 0; i < FLOWS; i++)
+        assert_true(before[i] == 1 ? after[i] != 1 : after[i] == before[i]);
+}
+
 static void an_unknown_source_is_gleaned_once(void **state)
 {
     struct pair *t = *state;
@@ -383,8 +467,7 @@ static void an_unknown_source_is_gleaned_once(void **state)
 static void no_link_is_no_route(void **state)
 {
     struct pair *t = *state;
-    struct conn_ref none = {0};
-    relay_node_link(&t->x->relay, 3, &t->y->relay.self, &none);
+    rig_path(t->x, 3, "y", NODE_NONE, NULL, 0);
     send_one(t->x, t->a, &t->b_key, 1, 100);
     assert_int_equal(rig_stat(t->x, STAT_DROP_NO_ROUTE), 1);
     struct derp_key far = rig_key(0xf1);
@@ -499,6 +582,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_link_frame_says_where_from_and_where_to, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(what_a_node_must_not_pass_on_is_counted, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_packet_follows_a_client_that_moved, setup_pair, teardown_pair),
+        cmocka_unit_test_setup_teardown(a_transit_node_hands_on_directly_or_not_at_all, setup_pair,
+                                        teardown_pair),
+        cmocka_unit_test_setup_teardown(flows_are_spread_over_lanes, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(an_unknown_source_is_gleaned_once, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(no_link_is_no_route, setup_pair, teardown_pair),
         cmocka_unit_test(before_it_has_proven_itself_a_link_says_little),
