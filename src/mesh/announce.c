@@ -37,7 +37,8 @@ static struct local_slot *local_find(const struct mesh *m, const struct derp_key
 
 const struct local_slot *announce_local(const struct mesh *m, const struct derp_key *key)
 {
-    return local_find(m, key);
+    const struct local_slot *s = local_find(m, key);
+    return s && !s->derper ? s : NULL;
 }
 
 /* ---- slots and their list ---- */
@@ -136,35 +137,80 @@ static uint32_t age_above(const struct mesh *m, const struct derp_key *key)
     return highest == UINT32_MAX ? highest : highest + 1;
 }
 
-int announce_up(struct mesh *m, const struct derp_key *key, bool home)
+/* A slot for the key; NULL without memory. */
+static struct local_slot *slot_new(struct mesh *m, const struct derp_key *key)
 {
-    if (local_find(m, key)) {
-        announce_home(m, key, home);
-        return 0;
-    }
     uint32_t slot = slot_take(m);
     if (slot == SLOT_NONE)
-        return -1;
+        return NULL;
     uint32_t *at = keymap_put(m->local, key, NULL);
     if (!at) {
         slot_give_back(m, slot);
-        return -1;
+        return NULL;
     }
     *at = slot;
     struct local_slot *s = &m->slot[slot];
-    s->age = age_above(m, key);
     s->key = *key;
-    s->home = home;
+    s->age = 0;
+    s->home = s->derper = s->lost = false;
     s->used = true;
+    return s;
+}
+
+static void slot_drop(struct mesh *m, struct local_slot *s)
+{
+    uint32_t slot = (uint32_t)(s - m->slot);
+    keymap_del(m->local, &s->key);
+    s->used = false;
+    slot_give_back(m, slot);
+    touch(m, slot, false);
+}
+
+int announce_up(struct mesh *m, const struct derp_key *key, bool home)
+{
+    struct local_slot *s = local_find(m, key);
+    if (s && !s->derper) {
+        announce_home(m, key, home);
+        return 0;
+    }
+    if (!s)
+        s = slot_new(m, key);
+    if (!s)
+        return -1;
+    s->age = age_above(m, key);
+    s->home = home;
+    s->derper = s->lost = false;
     leaving_cancel(m, key);
-    touch(m, slot, true);
+    touch(m, (uint32_t)(s - m->slot), true);
     return 0;
+}
+
+void announce_derper(struct mesh *m, const struct derp_key *key)
+{
+    struct local_slot *s = local_find(m, key);
+    enum places_derper at = places_derper(m, key);
+    if (s && !s->derper)
+        return; /* a client of ours */
+    if (at == PLACES_DERPER_NONE) {
+        if (s)
+            slot_drop(m, s);
+        return;
+    }
+    if (s && s->lost == (at == PLACES_DERPER_LOST))
+        return;
+    if (!s)
+        s = slot_new(m, key);
+    if (!s)
+        return; /* our own clients reach it nevertheless */
+    s->derper = true;
+    s->lost = at == PLACES_DERPER_LOST;
+    touch(m, (uint32_t)(s - m->slot), true);
 }
 
 void announce_home(struct mesh *m, const struct derp_key *key, bool home)
 {
     struct local_slot *s = local_find(m, key);
-    if (!s || s->home == home)
+    if (!s || s->derper || s->home == home)
         return;
     if (home)
         s->age = age_above(m, key);
@@ -175,15 +221,12 @@ void announce_home(struct mesh *m, const struct derp_key *key, bool home)
 void announce_down(struct mesh *m, const struct derp_key *key)
 {
     struct local_slot *s = local_find(m, key);
-    if (!s)
+    if (!s || s->derper)
         return;
     struct derp_key left = *key;
-    uint32_t slot = (uint32_t)(s - m->slot);
-    keymap_del(m->local, key);
-    s->used = false;
-    slot_give_back(m, slot);
-    touch(m, slot, false);
+    slot_drop(m, s);
     leaving_add(m, &left);
+    announce_derper(m, &left);
 }
 
 /* ---- telling ---- */
@@ -216,7 +259,8 @@ static void entry_of(struct meshmsg_entry *e, uint32_t slot, const struct local_
     *e = (struct meshmsg_entry){.slot = slot, .up = s->used};
     if (s->used) {
         e->key = s->key;
-        e->flags = s->home ? MESHMSG_HOME : 0;
+        e->flags =
+            (s->home ? MESHMSG_HOME : 0) | (s->derper ? MESHMSG_DERPER : 0) | (s->lost ? MESHMSG_LOST : 0);
         e->age = s->age;
     }
 }

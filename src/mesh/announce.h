@@ -10,6 +10,8 @@ void announce_deinit(struct mesh *m);
 int announce_up(struct mesh *m, const struct derp_key *key, bool home); /* 0, -1 no memory */
 void announce_home(struct mesh *m, const struct derp_key *key, bool home);
 void announce_down(struct mesh *m, const struct derp_key *key);
+/* A derper of our region has got, lost, or cannot reach a client any more: says of the key what is true now. */
+void announce_derper(struct mesh *m, const struct derp_key *key);
 /* Our client of that key, or NULL. */
 const struct local_slot *announce_local(const struct mesh *m, const struct derp_key *key);
 

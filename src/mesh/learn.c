@@ -42,7 +42,7 @@ static const char *take_entries(struct mesh *m, struct peer *p, struct meshmsg_e
             place_down(m, p, e.slot);
             continue;
         }
-        int err = place_up(m, p, e.slot, &e.key, e.flags & MESHMSG_HOME, e.age);
+        int err = place_up(m, p, e.slot, &e.key, e.flags, e.age);
         if (err == -2)
             return "more keys than the limit told in HELLO";
         if (err != 0)

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "mesh/announce.h"
+#include "mesh/derper.h"
 #include "mesh/handshake.h"
 #include "mesh/learn.h"
 #include "mesh/places.h"
@@ -64,19 +65,18 @@ static void link_remove(struct mesh *m, const struct link *l)
     }
 }
 
-/* Tells the node how data for the peer leaves. */
-static void path_tell(struct mesh *m, const struct peer *p)
+void peer_path_tell(struct mesh *m, const struct peer *p)
 {
     struct mesh_path path = {.via = NODE_NONE};
-    if (p->link) {
+    uint64_t link = p->link ? p->link->id : p->derper_link;
+    if (link) {
         path.via = p->index;
-        path.link[path.n++] = p->link->id;
+        path.link[path.n++] = link;
     }
     m->ops->node_path(m->ctx, p->index, &path);
 }
 
-/* The peer has lost the link in use. */
-static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
+void peer_lost(struct mesh *m, struct peer *p, bool was_good)
 {
     p->link = NULL;
     p->synced = false;
@@ -85,7 +85,7 @@ static void peer_lost(struct mesh *m, struct peer *p, bool was_good)
         m->now + (p->stopped ? MESH_STOPPED_MS : MESH_UNREACHABLE_MS) + mesh_random(m, PEER_GONE_JITTER_MS);
     p->gone_cursor = 0;
     p->attempts = was_good ? 0 : p->attempts + 1;
-    path_tell(m, p);
+    peer_path_tell(m, p);
     places_rank_changed(m, p);
 }
 
@@ -188,6 +188,7 @@ static void link_use(struct mesh *m, struct link *l)
     l->state = LINK_UP;
     l->deadline = NEVER;
     p->link = l;
+    derper_set(m, p, false); /* the settings are wrong, or old: it speaks our protocol */
     p->stopped = false;
     p->down_at = p->gone_at = NEVER;
     p->dropping = false;
@@ -203,7 +204,7 @@ static void link_use(struct mesh *m, struct link *l)
     peer_learn(m, p, l);
     mesh_log(m, MESH_LOG_INFO, "link up peer=%s from=%s dialed_by=%s software=\"%s\"", p->name, l->from,
              l->dialer ? "us" : "it", p->software);
-    path_tell(m, p);
+    peer_path_tell(m, p);
     if (rank != peer_rank(p))
         places_rank_changed(m, p);
     peer_schedule(m, p);

@@ -19,6 +19,11 @@ void link_proven(struct mesh *m, struct link *l);
 enum link_end_how { LINK_END_CLOSED, LINK_END_CLOSE, LINK_END_BYE };
 void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshmsg_bye bye, const char *why);
 
+/* The peer has lost its connection in use; it was good: dialled again without waiting. */
+void peer_lost(struct mesh *m, struct peer *p, bool was_good);
+/* Tells the node how data for the peer leaves. */
+void peer_path_tell(struct mesh *m, const struct peer *p);
+
 /* Deadlines, pings, silence, what is due to be told.  May end the link. */
 void link_tick(struct mesh *m, struct link *l);
 uint64_t link_next(const struct link *l);

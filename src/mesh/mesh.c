@@ -14,6 +14,7 @@
 #include <sodium.h>
 
 #include "mesh/announce.h"
+#include "mesh/derper.h"
 #include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
@@ -96,6 +97,8 @@ void mesh_free(struct mesh *m)
     for (uint32_t i = 0; i < m->n_peers; i++) {
         if (m->peers[i]->dial)
             m->ops->dial_cancel(m->ctx, m->peers[i]->dial);
+        if (m->peers[i]->derper_link)
+            m->ops->close(m->ctx, m->peers[i]->derper_link, "this node stops");
         peer_free(m->peers[i]);
     }
     free(m->peers);
@@ -231,12 +234,13 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
         .id = p->id,
         .region_id = p->node ? p->node->region_id : 0,
         .state = p->state,
-        .link = p->link ? p->link->id : 0,
+        .link = p->link ? p->link->id : p->derper_link,
+        .derper = p->derper,
         .dialed_by_us = p->link && p->link->dialer,
         .rtt_ms = rtt_of(p->link),
         .n_keys = p->n_keys,
         .map_differs = p->link && p->has_hash && memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0,
-        .synced = p->synced,
+        .synced = p->derper_link ? !p->syncing : p->synced,
         .since = p->since,
     };
     snprintf(out->software, sizeof out->software, "%s", p->software);

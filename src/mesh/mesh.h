@@ -45,6 +45,10 @@ struct mesh_ops {
     void (*dial)(void *ctx, uint64_t dial, const struct derpmap_node *node);
     /* Give up a dial that is under way; no answer is expected any more (a late one is ignored). */
     void (*dial_cancel)(void *ctx, uint64_t dial);
+    /* Whether that node of the map is a real derper, which is no node of this mesh (NULL: none is); and log in to it as its
+     * mesh peer: the answer is mesh_derper_open or mesh_dial_failed. */
+    bool (*is_derper)(void *ctx, const struct derpmap_node *node);
+    void (*dial_derper)(void *ctx, uint64_t dial, const struct derpmap_node *node);
     /* Send one whole 0x60 frame (header included) on a link.  Copied by the callee. */
     void (*send)(void *ctx, uint64_t link, const uint8_t *frame, size_t len);
     /* Close a link after what was sent; why is for the log.  mesh_link_closed is not called for it. */
@@ -140,6 +144,14 @@ int mesh_client_up(struct mesh *m, const struct derp_key *key, bool home, uint64
 void mesh_client_home(struct mesh *m, const struct derp_key *key, bool home, uint64_t now);
 void mesh_client_down(struct mesh *m, const struct derp_key *key, uint64_t now);
 
+/* ---- real derpers of our region: the node has the connection, the mesh the keys of their clients (derper.c) ---- */
+
+/* Logged in; link is a number as in mesh_link_open.  The derper names all of its clients now.  May call ops->close. */
+void mesh_derper_open(struct mesh *m, uint64_t dial, uint64_t link, uint64_t now);
+/* A client of that derper has come (again) or has left. */
+void mesh_derper_key(struct mesh *m, uint64_t link, const struct derp_key *key, bool present, uint64_t now);
+void mesh_derper_closed(struct mesh *m, uint64_t link, const char *why, uint64_t now);
+
 /* A data frame from this key came over the link of that node: replies find their way for MESH_GLEAN_MS. */
 void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id *node, uint64_t now);
 
@@ -164,6 +176,7 @@ struct mesh_peer_info {
     enum mesh_peer_state state;
     uint64_t link; /* 0 if none */
     bool dialed_by_us;
+    bool derper;     /* a real one: n_keys are its clients */
     double rtt_ms;   /* windowed minimum; < 0 unknown */
     uint32_t n_keys; /* announced by it */
     bool map_differs;
@@ -178,6 +191,7 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out);
 struct mesh_location {
     uint32_t node; /* NODE_NONE: this node */
     bool home, gleaned;
+    bool derper; /* a client of a real derper that this node reaches */
 };
 /* All known locations of a key, best first; returns how many (at most max are written). */
 size_t mesh_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);

@@ -12,6 +12,7 @@
 
 #include <sodium.h>
 
+#include "mesh/derper.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
@@ -43,7 +44,7 @@ struct peer *peer_by_dial(const struct mesh *m, uint64_t dial)
 int peer_rank(const struct peer *p)
 {
     if (!p->link)
-        return 0;
+        return p->derper_link ? 2 : 0;
     return p->link->suspect ? 1 : 2;
 }
 
@@ -53,6 +54,8 @@ static enum mesh_peer_state state_of(const struct peer *p)
         return MESH_PEER_REMOVED;
     if (p->link)
         return p->link->suspect ? MESH_PEER_SUSPECT : MESH_PEER_UP;
+    if (p->derper_link)
+        return MESH_PEER_UP;
     if (p->dialing)
         return MESH_PEER_AUTH;
     return p->dial ? MESH_PEER_DIALING : MESH_PEER_DOWN;
@@ -123,9 +126,19 @@ static bool dials_first(const char *us, const char *them)
     return (hash[0] & 1) == (us_first ? 0 : 1);
 }
 
+/* Whether there is someone to dial at all. */
+static bool is_wanted(const struct mesh *m, const struct peer *p)
+{
+    if (p->self || !p->node || p->dial || p->dialing)
+        return false;
+    if (p->derper)
+        return !p->derper_link && p->node->region_id == m->peers[0]->node->region_id;
+    return m->keys.n > 0 && (!p->link || p->redial);
+}
+
 void peer_schedule(struct mesh *m, struct peer *p)
 {
-    if (p->self || !p->node || m->keys.n == 0 || p->dial || p->dialing || (p->link && !p->redial)) {
+    if (!is_wanted(m, p)) {
         p->dial_at = NEVER;
         return;
     }
@@ -138,7 +151,7 @@ void peer_schedule(struct mesh *m, struct peer *p)
         if (wait > MESH_BACKOFF_MAX_MS)
             wait = MESH_BACKOFF_MAX_MS;
     }
-    p->dial_at = m->now + mesh_random(m, wait) + (p->preferred ? 0 : MESH_SECOND_DIALER_MS);
+    p->dial_at = m->now + mesh_random(m, wait) + (p->preferred || p->derper ? 0 : MESH_SECOND_DIALER_MS);
 }
 
 void peer_failed(struct mesh *m, struct peer *p)
@@ -161,13 +174,27 @@ void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t n
     peer_failed(m, p);
 }
 
+/* Says gone of some keys of a peer that is away.  What a derper had is then forgotten: it is announced here. */
+static void gone_some(struct mesh *m, struct peer *p)
+{
+    if (!places_gone(m, p, &p->gone_cursor, PEER_GONE_BATCH)) {
+        p->gone_at = m->now + PEER_GONE_EVERY_MS;
+        return;
+    }
+    p->gone_at = NEVER;
+    if (p->derper) {
+        p->down_at = NEVER;
+        p->dropping = true;
+    }
+}
+
 void peer_tick(struct mesh *m, struct peer *p)
 {
     if (m->now >= p->dial_at) {
         p->dial_at = NEVER;
         p->dial = ++m->last_dial;
         peer_note(m, p);
-        m->ops->dial(m->ctx, p->dial, p->node);
+        (p->derper ? m->ops->dial_derper : m->ops->dial)(m->ctx, p->dial, p->node);
     }
     if (p->down_at != NEVER && m->now - p->down_at >= MESH_LINK_DEAD_MS) {
         p->down_at = NEVER;
@@ -177,8 +204,9 @@ void peer_tick(struct mesh *m, struct peer *p)
                      p->n_keys);
     }
     if (m->now >= p->gone_at)
-        p->gone_at =
-            places_gone(m, p, &p->gone_cursor, PEER_GONE_BATCH) ? NEVER : m->now + PEER_GONE_EVERY_MS;
+        gone_some(m, p);
+    if (p->derper)
+        derper_tick(m, p);
     if (p->dropping && places_drop(m, p, PEER_DROP_BATCH, p->certain))
         p->dropping = p->certain = false;
 }
@@ -188,6 +216,8 @@ uint64_t peer_next(const struct mesh *m, const struct peer *p)
     if (p->dropping)
         return m->now;
     uint64_t next = p->dial_at < p->gone_at ? p->dial_at : p->gone_at;
+    if (p->derper && p->settle_at < next)
+        next = p->settle_at;
     if (p->down_at != NEVER && p->down_at + MESH_LINK_DEAD_MS < next)
         next = p->down_at + MESH_LINK_DEAD_MS;
     return next;
@@ -223,7 +253,7 @@ static struct peer *peer_add(struct mesh *m, const char *name)
     p->index = m->n_peers;
     p->self = m->n_peers == 0;
     p->preferred = !p->self && dials_first(m->peers[0]->name, name);
-    p->dial_at = p->down_at = p->gone_at = NEVER;
+    p->dial_at = p->down_at = p->gone_at = p->settle_at = NEVER;
     p->state = MESH_PEER_REMOVED;
     m->peers[m->n_peers++] = p;
     return p;
@@ -247,6 +277,7 @@ static void peer_remove(struct mesh *m, struct peer *p)
             i++;
         }
     }
+    derper_set(m, p, false);
     p->attempts = 0;
     p->down_at = p->gone_at = NEVER;
     p->dropping = p->certain = true;
@@ -271,9 +302,11 @@ static int take_node(struct mesh *m, const struct derpmap_node *n)
     p->seen = true;
     if (p->node && m->map && !p->self && !derpmap_node_same(p->node, n)) {
         p->redial = p->link != NULL;
+        derper_set(m, p, false); /* another place: dialled anew below */
         p->attempts = 0;
         p->dial_at = NEVER;
     }
+    derper_set(m, p, !p->self && !p->link && m->ops->is_derper && m->ops->is_derper(m->ctx, n));
     p->node = n;
     peer_schedule(m, p);
     peer_note(m, p);

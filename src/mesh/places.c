@@ -18,8 +18,10 @@ enum {
     PLACE_USED = 1,
     PLACE_HOME = 2,
     PLACE_GLEANED = 4,
-    PLACE_PARITY = 8, /* in which of its peer's two slot tables it stands */
-    PLACE_ROUTED = 16 /* the one that ops->route was told */
+    PLACE_PARITY = 8,  /* in which of its peer's two slot tables it stands */
+    PLACE_ROUTED = 16, /* the one that ops->route was told */
+    PLACE_DERPER = 32, /* not of the peer itself: it forwards to a derper of its region, … */
+    PLACE_LOST = 64    /* … which it does not reach at the moment */
 };
 
 int places_init(struct mesh *m, uint64_t seed)
@@ -105,6 +107,16 @@ static void entry_moved(struct mesh *m, size_t pos)
 
 /* ---- the best place ---- */
 
+/* At home there; at a derper that we are connected to; visiting; at a derper that the peer is connected to. */
+static int place_worth(const struct mesh *m, const struct place *l)
+{
+    if (l->flags & PLACE_DERPER)
+        return 0;
+    if (m->peers[l->node]->derper)
+        return 2;
+    return l->flags & PLACE_HOME ? 3 : 1;
+}
+
 /* Announced before gleaned, a healthy link before a suspect one, home before visited, then the newest. */
 static bool place_better(const struct mesh *m, const struct place *a, const struct place *b)
 {
@@ -114,12 +126,17 @@ static bool place_better(const struct mesh *m, const struct place *a, const stru
         return gb;
     if (peer_rank(pa) != peer_rank(pb))
         return peer_rank(pa) > peer_rank(pb);
-    bool ha = a->flags & PLACE_HOME, hb = b->flags & PLACE_HOME;
-    if (ha != hb)
-        return ha;
+    int wa = place_worth(m, a), wb = place_worth(m, b);
+    if (wa != wb)
+        return wa > wb;
     if (a->age != b->age)
         return a->age > b->age;
     return memcmp(pa->id.b, pb->id.b, sizeof pa->id.b) < 0;
+}
+
+static bool place_reachable(const struct mesh *m, const struct place *l)
+{
+    return peer_rank(m->peers[l->node]) > 0 && !(l->flags & PLACE_LOST);
 }
 
 /* Tells the route of the entry at pos if the best place is another than the one told: was, a node or NODE_NONE. */
@@ -130,7 +147,7 @@ static void route_tell(struct mesh *m, size_t pos, uint32_t was)
     struct place *best = NULL;
     for (struct place *l = v; l; l = next_place(m, l)) {
         l->flags &= (uint16_t)~PLACE_ROUTED;
-        if (peer_rank(m->peers[l->node]) > 0 && (!best || place_better(m, l, best)))
+        if (place_reachable(m, l) && (!best || place_better(m, l, best)))
             best = l;
     }
     if (best)
@@ -181,7 +198,6 @@ static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announ
             m->ops->route(m->ctx, &key, NODE_NONE);
         if (announced)
             leaving_add(m, &key);
-        return;
     } else {
         struct place *before = first;
         while (next_place(m, before) != l)
@@ -190,8 +206,10 @@ static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announ
         before->next = l->next;
         pool_release(m, index);
     }
-    if (gone.flags & PLACE_ROUTED)
+    if (places_has(m, &key) && gone.flags & PLACE_ROUTED)
         route_tell(m, pos, p->index);
+    if (p->derper)
+        announce_derper(m, &key);
 }
 
 static int slots_reserve(struct peer *p, uint32_t slot)
@@ -210,7 +228,7 @@ static int slots_reserve(struct peer *p, uint32_t slot)
     return 0;
 }
 
-int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, bool home,
+int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, uint32_t flags,
              uint32_t age)
 {
     if (slot >= PEER_KEYS_MAX)
@@ -240,13 +258,16 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
         p->n_keys++;
     }
     l->node = (uint16_t)p->index;
-    l->flags = (uint16_t)((l->flags & PLACE_ROUTED) | PLACE_USED | (home ? PLACE_HOME : 0) |
-                          (p->parity ? PLACE_PARITY : 0));
+    l->flags = (uint16_t)((l->flags & PLACE_ROUTED) | PLACE_USED | (flags & MESHMSG_HOME ? PLACE_HOME : 0) |
+                          (flags & MESHMSG_DERPER ? PLACE_DERPER : 0) |
+                          (flags & MESHMSG_LOST ? PLACE_LOST : 0) | (p->parity ? PLACE_PARITY : 0));
     l->slot = slot;
     l->age = age;
     p->slots[slot] = (uint32_t)pos + 1;
     leaving_cancel(m, key);
     route_update(m, pos);
+    if (p->derper)
+        announce_derper(m, key);
     return 0;
 }
 
@@ -254,6 +275,39 @@ void place_down(struct mesh *m, struct peer *p, uint32_t slot)
 {
     if (slot < p->n_slots && p->slots[slot])
         place_remove(m, p->slots[slot] - 1, p, true);
+}
+
+static struct place *place_of(const struct mesh *m, const struct peer *p, const struct derp_key *key)
+{
+    struct place *first = keymap_get(m->places.keys, key);
+    struct place *l = first ? place_find(m, first, p->index) : NULL;
+    return l && !(l->flags & PLACE_GLEANED) ? l : NULL;
+}
+
+void place_leave(struct mesh *m, struct peer *p, const struct derp_key *key)
+{
+    if (place_of(m, p, key))
+        place_remove(m, keymap_find(m->places.keys, key), p, true);
+}
+
+bool place_confirmed(const struct mesh *m, const struct peer *p, const struct derp_key *key)
+{
+    const struct place *l = place_of(m, p, key);
+    return l && !(l->flags & PLACE_PARITY) == !p->parity;
+}
+
+enum places_derper places_derper(const struct mesh *m, const struct derp_key *key)
+{
+    enum places_derper at = PLACES_DERPER_NONE;
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l)) {
+        const struct peer *p = m->peers[l->node];
+        if (!p->derper || l->flags & PLACE_GLEANED)
+            continue;
+        if (p->derper_link)
+            return PLACES_DERPER_UP;
+        at = PLACES_DERPER_LOST;
+    }
+    return at;
 }
 
 /* ---- whole sets ---- */
@@ -350,7 +404,7 @@ bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_
         struct derp_key key = *keymap_at(m->places.keys, at - 1, &v);
         bool reachable = announce_local(m, &key);
         for (struct place *l = v; l && !reachable; l = next_place(m, l))
-            reachable = peer_rank(m->peers[l->node]) > 0;
+            reachable = place_reachable(m, l);
         if (reachable)
             continue;
         m->count.gone++;
@@ -374,14 +428,34 @@ static void gleaned_forget(struct mesh *m, struct peer *p)
     }
 }
 
+/* The entry at at - 1: another way is the best one now, and a derper's client is or is not within reach. */
+static void rank_changed(struct mesh *m, const struct peer *p, uint32_t at)
+{
+    if (!at)
+        return;
+    route_update(m, at - 1);
+    struct derp_key key = *keymap_at(m->places.keys, at - 1, NULL);
+    if (p->derper)
+        announce_derper(m, &key);
+}
+
+void places_announce(struct mesh *m, const struct peer *p)
+{
+    for (uint32_t i = 0; i < p->n_slots + p->n_old; i++) {
+        uint32_t at = i < p->n_slots ? p->slots[i] : p->old_slots[i - p->n_slots];
+        if (!at)
+            continue;
+        struct derp_key key = *keymap_at(m->places.keys, at - 1, NULL);
+        announce_derper(m, &key);
+    }
+}
+
 void places_rank_changed(struct mesh *m, struct peer *p)
 {
     for (uint32_t i = 0; i < p->n_slots; i++)
-        if (p->slots[i])
-            route_update(m, p->slots[i] - 1);
+        rank_changed(m, p, p->slots[i]);
     for (uint32_t i = 0; i < p->n_old; i++)
-        if (p->old_slots[i])
-            route_update(m, p->old_slots[i] - 1);
+        rank_changed(m, p, p->old_slots[i]);
     if (peer_rank(p) == 0)
         gleaned_forget(m, p);
 }
@@ -487,7 +561,8 @@ size_t places_where(const struct mesh *m, const struct derp_key *key, struct mes
     for (size_t i = 0; i < n && local + i < max; i++)
         out[local + i] = (struct mesh_location){.node = sorted[i]->node,
                                                 .home = sorted[i]->flags & PLACE_HOME,
-                                                .gleaned = sorted[i]->flags & PLACE_GLEANED};
+                                                .gleaned = sorted[i]->flags & PLACE_GLEANED,
+                                                .derper = sorted[i]->flags & PLACE_DERPER};
     return local + total;
 }
 

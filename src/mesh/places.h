@@ -7,11 +7,19 @@
 int places_init(struct mesh *m, uint64_t seed); /* 0, -1 no memory */
 void places_deinit(struct mesh *m);
 
-/* The peer announces a key under a slot.  0, -1 no memory, -2 slot too high. */
-int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, bool home,
+/* The peer announces a key under a slot; flags as in the message.  0, -1 no memory, -2 slot too high. */
+int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_key *key, uint32_t flags,
              uint32_t age);
 /* The peer's slot is empty now; nothing if it was. */
 void place_down(struct mesh *m, struct peer *p, uint32_t slot);
+
+/* The same by key, for a peer that names no slots (a derper); and whether it has named it since its set began. */
+void place_leave(struct mesh *m, struct peer *p, const struct derp_key *key);
+bool place_confirmed(const struct mesh *m, const struct peer *p, const struct derp_key *key);
+
+/* Whether a derper of our region serves the key. */
+enum places_derper { PLACES_DERPER_NONE, PLACES_DERPER_LOST, PLACES_DERPER_UP };
+enum places_derper places_derper(const struct mesh *m, const struct derp_key *key);
 
 /* A full set begins: the former one stays usable until the end, then goes where it was not confirmed. */
 void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot);
@@ -22,6 +30,8 @@ bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain);
 bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max);
 /* peer_rank has changed: routes of all its keys anew. */
 void places_rank_changed(struct mesh *m, struct peer *p);
+/* It is a derper now, or is none any more: announces its keys, or takes that back. */
+void places_announce(struct mesh *m, const struct peer *p);
 
 void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
 bool places_has(const struct mesh *m, const struct derp_key *key);

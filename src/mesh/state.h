@@ -37,6 +37,8 @@ enum {
     LINK_WINDOW = 256 << 10,  /* announced bytes under way on one link */
     LINK_MARK_EVERY = 64 << 10,
     LINK_MARKS = 16,
+    DERPER_SETTLE_MS = 3000,      /* a derper that names no more clients for so long has named all, … */
+    DERPER_SETTLE_MAX_MS = 30000, /* … at the latest after this */
     RTT_WINDOW_MS = 30000,
     DIAL_JITTER_MS = 100,
     BACKOFF_FIRST_MS = 500,
@@ -123,6 +125,12 @@ struct peer {
     uint32_t gone_cursor; /* next slot to say gone of */
     uint64_t down_at;     /* when the last link was lost; NEVER: no link was lost since the last drop */
 
+    /* A real derper: see derper.c.  A proven link says that it is none. */
+    bool derper;
+    uint64_t derper_link; /* of the connection to it; 0: none */
+    uint64_t derper_since, settle_at;
+    uint32_t slot_cursor; /* where to look for a free slot: we number its clients ourselves */
+
     /* Its set as we know it: slot → position in the key map + 1. */
     uint32_t *slots, *old_slots; /* old_slots: the former set while a sync runs */
     uint32_t n_slots, n_old, drop_at;
@@ -152,6 +160,7 @@ struct local_slot {
     uint32_t older, newer, free_next;
     uint32_t age;
     bool used, home, up_fresh;
+    bool derper, lost; /* no client of ours: a derper's; which cannot be reached now */
 };
 
 struct place {

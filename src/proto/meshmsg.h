@@ -76,7 +76,9 @@ struct meshmsg_hello {
     uint32_t max_payload, max_keys; /* limits: control payload, keys it will hold of one peer */
 };
 
-enum { MESHMSG_HOME = 1 }; /* flag of an entry: the client's home; else a visitor */
+/* Flags of an entry: the client's home, else a visitor; or a client of a real derper that the sender forwards to, and whether
+ * the way there is cut at the moment. */
+enum { MESHMSG_HOME = 1, MESHMSG_DERPER = 2, MESHMSG_LOST = 4 };
 struct meshmsg_entry {
     uint32_t slot;
     bool up;

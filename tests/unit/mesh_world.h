@@ -21,6 +21,7 @@
 #include "proto/wire.h"
 
 enum { WORLD_NODES = 24, WORLD_KEYS = 120, WORLD_CONNS = 1 << 15 };
+enum { WORLD_DERPER_LINK = 1 << 30 }; /* from here on: connections to derpers, which tests play themselves */
 
 struct world;
 
@@ -46,6 +47,8 @@ struct world_node {
     uint64_t gone_at[WORLD_KEYS];
     char last_log[700], last_warning[700];
     uint64_t alarms;
+    uint64_t derper_dial[WORLD_NODES], derper_dials; /* to be answered by the test */
+    uint64_t derper_closed;                          /* connections to derpers that were closed */
     /* The model: what is connected here. */
     bool up[WORLD_KEYS], home[WORLD_KEYS];
     uint64_t up_since[WORLD_KEYS];
@@ -92,6 +95,7 @@ struct world {
     void (*tamper_info)(struct world *w, int node, struct mesh_link_info *info, void *ctx);
     void *tamper_ctx;
     void (*on_gone)(struct world *w, int node, int key);
+    bool derper[WORLD_NODES]; /* a real one, with no mesh */
     bool verbose;
 };
 
@@ -294,6 +298,19 @@ static inline void world_op_dial(void *ctx, uint64_t dial, const struct derpmap_
                                        .at = c->arrives[1] = w->now + latency});
 }
 
+static inline bool world_op_is_derper(void *ctx, const struct derpmap_node *node)
+{
+    struct world_node *n = ctx;
+    return n->w->derper[world_by_name(n->w, node->id)];
+}
+
+static inline void world_op_dial_derper(void *ctx, uint64_t dial, const struct derpmap_node *to)
+{
+    struct world_node *n = ctx;
+    n->derper_dial[world_by_name(n->w, to->id)] = dial;
+    n->derper_dials++;
+}
+
 static inline void world_op_dial_cancel(void *ctx, uint64_t dial)
 {
     (void)ctx;
@@ -333,6 +350,10 @@ static inline void world_op_close(void *ctx, uint64_t link, const char *why)
 {
     struct world_node *n = ctx;
     int side;
+    if (link >= WORLD_DERPER_LINK) {
+        n->derper_closed++;
+        return;
+    }
     struct world_conn *c = world_conn_of(n->w, link, &side);
     if (n->w->verbose)
         printf("%8" PRIu64 " %s closes link %" PRIu64 ": %s\n", n->w->now, n->name, link, why);
@@ -343,6 +364,8 @@ static inline void world_op_link_ready(void *ctx, uint64_t link, uint32_t node)
 {
     struct world_node *n = ctx;
     int side;
+    if (link >= WORLD_DERPER_LINK)
+        return;
     const struct world_conn *c = world_conn_of(n->w, link, &side);
     struct mesh_peer_info info;
     assert_true(mesh_peer(n->mesh, node, &info));
@@ -406,6 +429,8 @@ static inline void world_op_log(void *ctx, enum mesh_log_level level, const char
 static const struct mesh_ops WORLD_OPS = {
     .random = world_op_random,
     .dial = world_op_dial,
+    .is_derper = world_op_is_derper,
+    .dial_derper = world_op_dial_derper,
     .dial_cancel = world_op_dial_cancel,
     .send = world_op_send,
     .close = world_op_close,
