@@ -47,7 +47,7 @@ GROUPS = {
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
     "control": {"control", "mesh_io", "admit_io"},
     "allow": {"allow", "allow_watch"},
-    "relay": {"relay", "relay_node", "relay_parts"},
+    "relay": {"relay", "relay_derper", "relay_node", "relay_parts"},
     "server": {"server", "server_check"},
     "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_ws"},
 }
@@ -102,7 +102,8 @@ NODE = {
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
     "worker.c": {"http", "limits", "link_io", "session", "stream"},
     "session": {"http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
-    "link_io": {"login", "resolve", "session", "stream", "tls", "worker"},
+    "derper_peer": {"inbox", "relay", "site", "stats", "stream", "worker"},
+    "link_io": {"derper_peer", "login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
     "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "verify_socket",
                 "verify_url", "worker"},
@@ -121,7 +122,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The two tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap"}, "keymap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"admin", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"admin", "derper_peer", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

@@ -278,6 +278,8 @@ void config_free(struct config *c)
     free(c->acme_url);
     free(c->admin);
     free(c->mesh_proxied);
+    free(c->derper_peers);
+    free(c->derper_mesh_key_file);
     free(c->allow);
     free(c->verify_url);
     free(c->verify_socket);

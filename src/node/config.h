@@ -53,6 +53,8 @@ struct config {
     char *state;           /* /var/lib/derpmesh; NULL: none, only under the name derper (no lock, no mesh) */
     char *key_file;        /* resolved: key_file, else STATE/node.key, else an existing derper.key */
     char *mesh_key_file;   /* NULL: no mesh */
+    char *derper_peers;    /* ids of nodes that are real derpers; NULL: none */
+    char *derper_mesh_key_file; /* the key shared with them; NULL: none */
     struct config_listen listen, listen_http, listen_stun;
     enum config_tls tls;
     char *cert_dir; /* STATE/certs */
@@ -99,6 +101,9 @@ static inline bool config_same_text(const char *a, const char *b)
 {
     return a == b || (a && b && strcmp(a, b) == 0);
 }
+
+/* Whether a list of names with commas between (mesh_proxied, derper_peers; NULL: empty) holds this one. */
+bool config_list_has(const char *list, const char *name);
 
 /* n bytes: "10.0.0.0/8", "::1"; bits below the prefix are cleared.  0 or -1. */
 int config_cidr_parse(struct config_cidr *out, const char *text, size_t n);

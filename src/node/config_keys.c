@@ -260,6 +260,18 @@ static const struct key keys[] = {
      .wants = "a file",
      .set = set_path,
      .at = AT(mesh_key_file)},
+    {.name = "derper_peers",
+     .shown = "none",
+     .meaning = "nodes of the map that are Tailscale's derper (docs/derper-peers.md)",
+     .wants = "names of nodes, separated by commas",
+     .set = set_text,
+     .at = AT(derper_peers)},
+    {.name = "derper_mesh_key_file",
+     .shown = "none",
+     .meaning = "64 hex digits shared with those derpers, never the key of mesh_key_file",
+     .wants = "a file",
+     .set = set_path,
+     .at = AT(derper_mesh_key_file)},
     {.name = "listen",
      .def = ":0",
      .shown = "from the map",
@@ -456,10 +468,6 @@ enum { N_KEYS = sizeof(keys) / sizeof(keys[0]) };
 _Static_assert(sizeof(keys) / sizeof(keys[0]) <= (size_t)CONFIG_KEYS_MAX,
                "the file reader keeps a line for each key");
 
-/* Keys that later versions have.  Passing over one of them in silence would open a relay that its operator believes
- * closed, or drop a limit. */
-static const char *const later[] = {"derper_peers", "derper_mesh_key_file"};
-
 /* ---- names ---- */
 
 /* name as it is written at that place. */
@@ -508,16 +516,8 @@ void config_key_unknown(const char *name, enum config_place place, char *why, si
 {
     static const char *const kinds[] = {"key", "flag", "variable"};
     const char *names[N_KEYS + 1];
-    char quoted[80], written[CONFIG_NAME_MAX], near[CONFIG_NAME_MAX];
+    char quoted[80], near[CONFIG_NAME_MAX];
 
-    for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-        if (name_is(name, later[i], place)) {
-            name_write(written, later[i], place);
-            snprintf(why, why_len, "unknown %s %s: not in this version of derpmesh, take it out",
-                     kinds[place], written);
-            return;
-        }
-    }
     for (int i = 0; i < N_KEYS; i++)
         names[i] = keys[i].name;
     names[N_KEYS] = "config";

@@ -137,3 +137,16 @@ int config_cpus(void)
     n = sysconf(_SC_NPROCESSORS_ONLN); /* more processors than the set holds */
     return n > 0 ? (int)n : 1;
 }
+
+bool config_list_has(const char *list, const char *name)
+{
+    size_t len = strlen(name);
+
+    for (size_t n; list && *list; list += n) {
+        list += strspn(list, ", ");
+        n = strcspn(list, ", ");
+        if (n > 0 && n == len && memcmp(list, name, n) == 0)
+            return true;
+    }
+    return false;
+}

@@ -23,8 +23,9 @@
 enum conn_kind { CONN_LOGIN, CONN_CLIENT, CONN_LINK };
 
 struct worker;
-struct login; /* login.h: what only a connection before login needs */
-struct link;  /* link_io.c */
+struct login;       /* login.h: what only a connection before login needs */
+struct link;        /* link_io.c */
+struct derper_peer; /* derper_peer.c */
 struct heard_entry;
 
 /* IPv4 as ::ffff:a.b.c.d, so that any check by address sees one form. */
@@ -50,7 +51,8 @@ struct conn {
     struct conn_addr addr;
     struct login *login;
     struct link *link;
-    uint32_t node; /* link: the node that it has proven to be, else NODE_NONE */
+    struct derper_peer *derper; /* link: not one of ours, but to a real derper */
+    uint32_t node;              /* link: the node that it has proven to be, else NODE_NONE */
     uint16_t n_heard;
     struct heard_entry *heard; /* peers this client has heard from: heard.h */
     /* timer wheel: wheel.h */

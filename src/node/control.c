@@ -121,7 +121,20 @@ static void link_open(struct control *c, const struct inbox_msg *m, uint64_t now
             mesh_dial_failed(c->mesh, info.dial, "out of memory", now);
         return;
     }
-    mesh_link_open(c->mesh, m->ref.gen, &info, now);
+    if (m->flag)
+        mesh_derper_open(c->mesh, info.dial, m->ref.gen, now);
+    else
+        mesh_link_open(c->mesh, m->ref.gen, &info, now);
+}
+
+/* Clients of a real derper that came or left. */
+static void derper_keys(struct control *c, const struct inbox_msg *m, uint64_t now)
+{
+    for (size_t off = 0; off + DERPER_RECORD_LEN <= m->len; off += DERPER_RECORD_LEN) {
+        struct derp_key key;
+        memcpy(key.b, m->bytes + off, KEY_LEN);
+        mesh_derper_key(c->mesh, m->ref.gen, &key, m->bytes[off + KEY_LEN], now);
+    }
 }
 
 static void mesh_message(struct control *c, const struct inbox_msg *m)
@@ -149,8 +162,11 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
         mesh_link_input(c->mesh, m->ref.gen, m->bytes, m->len, now);
     } else if (m->type == IN_LINK_ALIVE) {
         mesh_link_alive(c->mesh, m->ref.gen, now);
+    } else if (m->type == IN_DERPER_KEYS) {
+        derper_keys(c, m, now);
     } else {
         mesh_link_closed(c->mesh, m->ref.gen, text_of(m), now);
+        mesh_derper_closed(c->mesh, m->ref.gen, text_of(m), now);
         control_link_remove(c, m->ref.gen);
     }
 }
@@ -171,6 +187,7 @@ static void on_message(void *ctx, struct inbox_msg *m)
     case IN_GLEAN:
     case IN_LINK_OPEN:
     case IN_LINK_CONTROL:
+    case IN_DERPER_KEYS:
     case IN_LINK_ALIVE:
     case IN_LINK_CLOSED:
     case IN_DIAL_FAILED:

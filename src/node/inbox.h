@@ -31,7 +31,8 @@ enum inbox_type {
     IN_CLIENT_ACTIVE, /* key, ref: a frame came from a connection that was not the active one */
     IN_CLIENT_DOWN,   /* key, ref */
     IN_GLEAN,         /* key, node_id */
-    IN_LINK_OPEN,     /* ref, link_info (from: bytes) */
+    IN_LINK_OPEN,     /* ref, link_info (from: bytes), flag: to a real derper */
+    IN_DERPER_KEYS,   /* ref, bytes: DERPER_RECORD_LEN each: a key is there, or has left */
     IN_LINK_CONTROL,  /* ref, bytes: payload of a 0x60 frame */
     IN_LINK_ALIVE,    /* ref: data came in */
     IN_LINK_CLOSED,   /* ref, bytes: why (NUL-terminated) */
@@ -44,7 +45,7 @@ enum inbox_type {
     IN_REMOTE_SET,  /* key, node (NODE_NONE: nowhere) */
     IN_NODE_PATH,   /* node, node_id, path */
     IN_GONE,        /* key: tell those who heard from it */
-    IN_DIAL,        /* number = dial, site (a reference), map_node in it */
+    IN_DIAL,        /* number = dial, site (a reference), map_node in it, flag: a real derper */
     IN_DIAL_CANCEL, /* number = dial */
     IN_LINK_SEND,   /* ref, bytes: whole frames */
     IN_LINK_READY,  /* ref, node: it has proven to be that node's, data may pass */
@@ -53,6 +54,8 @@ enum inbox_type {
     IN_SITE,         /* site (a reference): new certificate, map, limits */
     IN_STOP          /* close everything, answer IN_STOPPED */
 };
+
+enum { DERPER_RECORD_LEN = KEY_LEN + 1 }; /* of IN_DERPER_KEYS: key, 1 present or 0 gone */
 
 /* How data for a node leaves: struct mesh_path, with connections in place of numbers. */
 struct node_path {

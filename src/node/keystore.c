@@ -182,11 +182,12 @@ int keystore_node_key(const struct keystore *ks, const char *key_file, bool crea
     return rc;
 }
 
-int keystore_mesh_keys(const char *file, struct mesh_keys *mk, char *err, size_t err_len)
+static int mesh_keys_read(const char *file, unsigned forbidden, struct mesh_keys *mk, char *err,
+                          size_t err_len)
 {
     char *text, why[160];
     size_t n;
-    int rc = keystore_file_read(AT_FDCWD, file, file, KEY_FILE_MAX, 027, &text, &n, err, err_len);
+    int rc = keystore_file_read(AT_FDCWD, file, file, KEY_FILE_MAX, forbidden, &text, &n, err, err_len);
 
     if (rc)
         return rc;
@@ -196,6 +197,20 @@ int keystore_mesh_keys(const char *file, struct mesh_keys *mk, char *err, size_t
         rc = keystore_fail(-EINVAL, err, err_len, "%s: holds no key; make one with: derpmesh keygen mesh",
                            file);
     keystore_text_free(text);
+    return rc;
+}
+
+int keystore_mesh_keys(const char *file, struct mesh_keys *mk, char *err, size_t err_len)
+{
+    return mesh_keys_read(file, 027, mk, err, err_len);
+}
+
+int keystore_derper_key(const char *file, bool lenient, struct mesh_keys *mk, char *err, size_t err_len)
+{
+    int rc = mesh_keys_read(file, lenient ? 0 : 027, mk, err, err_len);
+
+    if (rc == 0 && mk->n != 1)
+        rc = keystore_fail(-EINVAL, err, err_len, "%s: holds %d keys; real derpers share one", file, mk->n);
     return rc;
 }
 

@@ -37,6 +37,8 @@ int keystore_node_key(const struct keystore *ks, const char *key_file, bool crea
                       bool *created, char *err, size_t err_len);
 /* Reads the mesh key file.  Readable by others or writable by the group: -EPERM (root:derpmesh 0640 is fine). */
 int keystore_mesh_keys(const char *file, struct mesh_keys *mk, char *err, size_t err_len);
+/* The one key shared with real derpers.  lenient: others may read the file, as derper lets them. */
+int keystore_derper_key(const char *file, bool lenient, struct mesh_keys *mk, char *err, size_t err_len);
 
 /* The number of this start: max(stored + 1, unix_ms), stored and synced before it is given out.  A file that cannot be
  * understood counts as absent, with a warning in the log: the clock is a good second source. */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/derper_peer.h"
 #include "node/log.h"
 #include "node/resolve.h"
 #include "node/session.h"
@@ -26,6 +27,7 @@ struct dialing {
     struct site *site;
     const struct derpmap_node *node; /* in site->map */
     struct resolve resolve;
+    bool derper; /* it is a real one: to be logged in to */
     bool resolving, cancelled;
     struct conn *conn;
     char why[WHY_MAX];
@@ -69,14 +71,7 @@ static void tell_text(struct worker *w, enum inbox_type type, uint64_t number, c
 /* Whether the operator says that a proxy ends TLS in front of this node: then the two ends share no exporter. */
 static bool is_proxied(const struct site *site, const char *id)
 {
-    const char *p = site->config->mesh_proxied;
-    for (size_t n; p && *p; p += n) {
-        p += strspn(p, ", ");
-        n = strcspn(p, ", ");
-        if (n == strlen(id) && memcmp(p, id, n) == 0)
-            return true;
-    }
-    return false;
+    return config_list_has(site->config->mesh_proxied, id);
 }
 
 static int tell_open(struct conn *c, bool dialer, uint64_t dial)
@@ -97,6 +92,7 @@ static int tell_open(struct conn *c, bool dialer, uint64_t dial)
     m->link_info.has_exporter = bound;
     memcpy(m->link_info.exporter, exporter, sizeof(exporter));
     m->link_info.from = (const char *)m->bytes;
+    m->flag = c->derper != NULL;
     inbox_post(c->worker->control, m);
     c->link->is_open = true;
     return 0;
@@ -136,7 +132,8 @@ static void on_resolved(struct resolve *r, int err)
         try_next(d);
 }
 
-void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const struct derpmap_node *node)
+void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const struct derpmap_node *node,
+                  bool derper)
 {
     struct dialing *d = calloc(1, sizeof(*d));
     if (!d || w->stopping) {
@@ -148,6 +145,7 @@ void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const stru
     d->dial = dial;
     d->site = site_ref(site);
     d->node = node;
+    d->derper = derper;
     d->next = w->dialing;
     w->dialing = d;
     d->resolving = true;
@@ -223,6 +221,7 @@ static void try_next(struct dialing *d)
     }
     struct sockaddr *addr = (struct sockaddr *)&d->resolve.addr[d->resolve.next++];
     struct conn *c = new_conn(w);
+    bool made = c && (!d->derper || derper_peer_new(c) == 0);
     SSL *ssl = c ? SSL_new(d->site->dial_ctx) : NULL;
     if (!c) {
         snprintf(d->why, sizeof(d->why), "no memory");
@@ -237,7 +236,7 @@ static void try_next(struct dialing *d)
     c->link->site = site_ref(d->site);
     c->link->by = now + DIAL_MS;
     wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
-    if (!ssl || tls_client_prepare(ssl, d->node) < 0) {
+    if (!made || !ssl || tls_client_prepare(ssl, d->node) < 0) {
         SSL_free(ssl);
         stream_close(&c->stream, "cannot set up TLS");
         return;
@@ -245,6 +244,11 @@ static void try_next(struct dialing *d)
     int err = stream_connect(&c->stream, addr, ssl);
     if (err)
         stream_close(&c->stream, uv_strerror(err));
+}
+
+static const char *upgrade_of(const struct conn *c)
+{
+    return c->derper ? "DERP" : "derpmesh/1";
 }
 
 /* Connected, TLS done: is it the one whom the map names?  Then ask for the upgrade. */
@@ -257,6 +261,11 @@ static void on_link_connected(struct stream *s)
         stream_close(s, l->why);
         return;
     }
+    if (l->node->insecure_for_tests && c->derper) {
+        stream_close(s, "a derper gets the mesh key, so its certificate must be verified: InsecureForTests "
+                        "will not do");
+        return;
+    }
     if (l->node->insecure_for_tests && is_proxied(l->site, l->node->id)) {
         stream_close(
             s, "behind a proxy only a verified certificate tells who it is: InsecureForTests will not do");
@@ -267,13 +276,27 @@ static void on_link_connected(struct stream *s)
     int n = port == 443
                 ? snprintf(request, sizeof(request), "GET /derp HTTP/1.1\r\nHost: %s\r\n", host)
                 : snprintf(request, sizeof(request), "GET /derp HTTP/1.1\r\nHost: %s:%d\r\n", host, port);
-    static const char rest[] = "Upgrade: derpmesh/1\r\nConnection: Upgrade\r\nUser-Agent: derpmesh\r\n\r\n";
-    if (n < 0 || (size_t)n + sizeof(rest) > sizeof(request)) {
+    size_t left = n < 0 ? 0 : sizeof(request) - (size_t)n;
+    int rest = snprintf(request + n, left,
+                        "Upgrade: %s\r\nConnection: Upgrade\r\nUser-Agent: derpmesh\r\n\r\n", upgrade_of(c));
+    if (rest < 0 || (size_t)rest >= left) {
         stream_close(s, "HostName too long");
         return;
     }
-    memcpy(request + n, rest, sizeof(rest));
-    stream_send_raw(s, request, (size_t)n + sizeof(rest) - 1);
+    stream_send_raw(s, request, (size_t)n + (size_t)rest);
+}
+
+/* The order to dial is done: the connection is the mesh's.  0, or -1 if closed. */
+static int dialled(struct conn *c)
+{
+    struct dialing *d = c->link->dialing;
+    uint64_t dial = d->dial;
+    c->link->dialing = NULL;
+    dialing_free(d);
+    if (tell_open(c, true, dial) == 0)
+        return 0;
+    session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+    return -1;
 }
 
 /* The answer to our request.  Bytes done with, 0 for more, -1 if closed. */
@@ -284,9 +307,12 @@ static ssize_t response_input(struct conn *c, const uint8_t *buf, size_t n)
     int len = http1_parse_response(&head, (const char *)buf, n);
     if (len == 0)
         return 0;
-    if (len < 0 || head.status != 101 || !http1_has_token(&head, "Upgrade", "derpmesh/1")) {
+    if (len < 0 || head.status != 101 || !http1_has_token(&head, "Upgrade", upgrade_of(c))) {
         if (len < 0)
             snprintf(l->why, sizeof(l->why), "answered no HTTP");
+        else if (c->derper)
+            snprintf(l->why, sizeof(l->why), "answered HTTP %d instead of DERP: is it a derper?",
+                     head.status);
         else
             snprintf(l->why, sizeof(l->why),
                      "answered HTTP %d instead of the mesh upgrade: is it a derper, or without a mesh key?",
@@ -294,15 +320,24 @@ static ssize_t response_input(struct conn *c, const uint8_t *buf, size_t n)
         stream_close(&c->stream, l->why);
         return -1;
     }
-    struct dialing *d = l->dialing;
-    uint64_t dial = d->dial;
-    l->dialing = NULL;
-    dialing_free(d);
-    if (tell_open(c, true, dial) < 0) {
-        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+    if (c->derper)
+        derper_peer_upgraded(c);
+    else if (dialled(c) < 0)
         return -1;
-    }
     return len;
+}
+
+/* A derper's login frames.  As response_input. */
+static ssize_t login_input(struct conn *c, uint8_t *buf, size_t n)
+{
+    const char *why = NULL;
+    bool done = false;
+    ssize_t used = derper_peer_login(c, buf, n, &done, &why);
+    if (used < 0)
+        stream_close(&c->stream, why);
+    else if (done && dialled(c) < 0)
+        return -1;
+    return used;
 }
 
 /* ---- an accepted one ---- */
@@ -336,11 +371,18 @@ static ssize_t on_link_input(struct stream *s, uint8_t *buf, size_t n)
 {
     struct conn *c = conn_of(s);
     size_t off = 0;
-    if (!c->link->is_open) {
-        ssize_t used = response_input(c, buf, n);
-        if (used <= 0)
-            return used;
-        off = (size_t)used;
+    while (!c->link->is_open && off < n) {
+        ssize_t used = c->derper && derper_peer_is_upgraded(c) ? login_input(c, buf + off, n - off)
+                                                               : response_input(c, buf + off, n - off);
+        if (used < 0)
+            return -1;
+        if (used == 0)
+            return (ssize_t)off;
+        off += (size_t)used;
+    }
+    if (c->derper) {
+        ssize_t used = derper_peer_input(c, buf + off, n - off);
+        return used < 0 ? -1 : (ssize_t)off + used;
     }
     if (c->link->ready)
         tell_alive(c);
@@ -378,6 +420,7 @@ static void on_link_closed(struct stream *s, enum stream_end end, const char *de
         site_unref(l->site);
     free(l);
     c->link = NULL;
+    derper_peer_free(c);
     worker_conn_free(c);
     if (d)
         try_next(d);
@@ -432,6 +475,8 @@ void link_io_due(struct worker *w, struct conn *c, uint64_t now)
         return;
     if (!c->link->is_open && c->link->by && now >= c->link->by)
         stream_close(&c->stream, c->stream.open ? "no answer to the mesh upgrade" : "no answer");
+    else if (c->derper && !derper_peer_due(c, now))
+        stream_close(&c->stream, "the derper is silent");
     else if (stream_stalled_ms(&c->stream) > LINK_STALL_MS)
         session_close(c, STAT_CLOSED_STALLED, "link takes no data any more");
     else

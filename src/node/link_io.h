@@ -12,7 +12,9 @@
 
 /* A login asked for the upgrade and got its 101: the connection is a link from now on. 0 or -1 no memory. */
 int link_io_adopt(struct conn *c);
-void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const struct derpmap_node *node);
+/* derper: logs in to a real one, as derper_peer.h tells. */
+void link_io_dial(struct worker *w, uint64_t dial, struct site *site, const struct derpmap_node *node,
+                  bool derper);
 void link_io_dial_cancel(struct worker *w, uint64_t dial);
 void link_io_send(struct worker *w, const struct conn_ref *ref, const uint8_t *frames, size_t len);
 void link_io_ready(struct worker *w, const struct conn_ref *ref, uint32_t node);

@@ -129,9 +129,8 @@ static void fail_dial(struct control *c, uint64_t number, const char *why)
     inbox_post(&c->inbox, m);
 }
 
-static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
+static void dial_node(struct control *c, uint64_t dial, const struct derpmap_node *node, bool derper)
 {
-    struct control *c = ctx;
     struct node_id id;
     uint32_t hash;
     if (grow(&c->dials, &c->cap_dials, c->n_dials, sizeof(*c->dials)) != 0) {
@@ -148,7 +147,24 @@ static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
         return;
     }
     control_tell(c, worker,
-                 &(struct inbox_msg){.type = IN_DIAL, .number = dial, .site = c->site, .map_node = at});
+                 &(struct inbox_msg){
+                     .type = IN_DIAL, .number = dial, .site = c->site, .map_node = at, .flag = derper});
+}
+
+static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
+{
+    dial_node(ctx, dial, node, false);
+}
+
+static void on_dial_derper(void *ctx, uint64_t dial, const struct derpmap_node *node)
+{
+    dial_node(ctx, dial, node, true);
+}
+
+static bool on_is_derper(void *ctx, const struct derpmap_node *node)
+{
+    const struct control *c = ctx;
+    return site_is_derper(c->site, node);
 }
 
 static void on_dial_cancel(void *ctx, uint64_t dial)
@@ -311,6 +327,8 @@ void control_pins_free(struct control *c)
 const struct mesh_ops control_mesh_ops = {
     .random = on_random,
     .dial = on_dial,
+    .is_derper = on_is_derper,
+    .dial_derper = on_dial_derper,
     .dial_cancel = on_dial_cancel,
     .send = on_send,
     .close = on_close,

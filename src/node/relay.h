@@ -72,6 +72,8 @@ void relay_deinit(struct relay *r);
 
 /* Plaintext of a logged-in client.  Returns bytes done with; -1 if the connection was closed. */
 ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n);
+/* What is left of an unknown frame, so far as it has come. */
+size_t conn_skip_some(struct conn *c, size_t n);
 /* Plaintext of a mesh link; ready: it has proven itself, data may pass. */
 ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n, bool ready);
 /* The bytes of an IN_DATA message.  Batches for others are in r->batch: the worker posts and empties them each turn. */

@@ -24,6 +24,10 @@ enum { CONTROL_MAX = 64 << 10, CONTROL_MAX_BEFORE_AUTH = 4 << 10 };
 
 void run_to_link(struct relay *r, const struct run *run, struct conn *link, const struct node_id *dst_node)
 {
+    if (link->derper) {
+        run_to_derper(r, run, link);
+        return;
+    }
     if (link->stream.closing) {
         run_drop(r, STAT_DROP_GONE, run->packets);
         return;

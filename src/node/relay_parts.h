@@ -26,8 +26,6 @@ void run_slow_down(struct relay *r, const struct run *run, struct conn *full);
 void run_to_worker(struct relay *r, const struct run *run, const struct conn_ref *to, uint32_t node);
 /* To the client of this node that it is for.  False if there is none. */
 bool run_to_local(struct relay *r, const struct run *run);
-/* What is left of an unknown frame, so far as it has come. */
-size_t conn_skip_some(struct conn *c, size_t n);
 /* Closes c; -1, for input functions. */
 ssize_t conn_refuse(struct relay *r, struct conn *c, enum stat_id why, const char *text);
 
@@ -36,5 +34,9 @@ ssize_t conn_refuse(struct relay *r, struct conn *c, enum stat_id why, const cha
 bool run_to_node(struct relay *r, const struct run *run, uint32_t node);
 /* A run that another worker gave us for a node: onto this connection. */
 void run_to_link(struct relay *r, const struct run *run, struct conn *link, const struct node_id *dst_node);
+
+/* relay_derper.c */
+/* To a client of a real derper, which c is a connection to. */
+void run_to_derper(struct relay *r, const struct run *run, struct conn *c);
 
 #endif

@@ -148,6 +148,7 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
         {"trusted_proxies",
          a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
         {"mesh_proxied", config_same_text(a->mesh_proxied, b->mesh_proxied)},
+        {"derper_peers", config_same_text(a->derper_peers, b->derper_peers)},
         {"proxy_protocol", a->proxy_protocol == b->proxy_protocol},
         {"keepalive",
          a->keepalive_min_ms == b->keepalive_min_ms && a->keepalive_max_ms == b->keepalive_max_ms},

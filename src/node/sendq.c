@@ -19,7 +19,7 @@ static uint32_t frame_size_at(const uint8_t *p)
 
 static uint32_t is_packet(uint8_t type)
 {
-    return type == FRAME_RECV_PACKET || type == FRAME_MESH_DATA;
+    return type == FRAME_RECV_PACKET || type == FRAME_MESH_DATA || type == FRAME_FORWARD_PACKET;
 }
 
 void sendq_init(struct sendq *q)

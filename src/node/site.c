@@ -232,6 +232,53 @@ static int load_node_key(struct site *s, char *err, size_t err_len)
     return rc;
 }
 
+/* The key for real derpers is sent to them: no other key may be the same. */
+static int load_derper_key(struct site *s, char *err, size_t err_len)
+{
+    const struct config *c = s->config;
+    if (!c->derper_mesh_key_file) {
+        if (c->derper_peers)
+            snprintf(err, err_len,
+                     "derper_peers needs derper_mesh_key_file: the key that those derpers have");
+        return c->derper_peers ? -1 : 0;
+    }
+    if (keystore_derper_key(c->derper_mesh_key_file, c->derper != NULL, &s->derper_key, err, err_len) != 0)
+        return -1;
+    for (int i = 0; i < s->mesh_keys.n; i++)
+        if (sodium_memcmp(s->mesh_keys.key[i], s->derper_key.key[0], KEY_LEN) == 0) {
+            snprintf(err, err_len,
+                     "%s holds a key that is in %s too: derpers send theirs to each other, so it must be "
+                     "another one; make it with: derpmesh keygen mesh",
+                     c->derper_mesh_key_file, c->mesh_key_file);
+            return -1;
+        }
+    return 0;
+}
+
+/* Each name of derper_peers must be one of the map: a mistyped one would be dialled as a node of the mesh. */
+static int check_derper_peers(const struct site *s, char *err, size_t err_len)
+{
+    size_t n;
+    for (const char *p = s->config->derper_peers; p && *p; p += n) {
+        char name[256];
+        p += strspn(p, ", ");
+        n = strcspn(p, ", ");
+        if (n == 0)
+            continue;
+        snprintf(name, sizeof(name), "%.*s", (int)n, p);
+        if (derpmap_find(s->map, name))
+            continue; /* this node's own name too: one list serves all nodes while derpers are replaced */
+        snprintf(err, err_len, "derper_peers: %.64s is not in the map", name);
+        return -1;
+    }
+    return 0;
+}
+
+bool site_is_derper(const struct site *s, const struct derpmap_node *node)
+{
+    return config_list_has(s->config->derper_peers, node->id);
+}
+
 static int load_keys(struct site *s, char *err, size_t err_len)
 {
     const struct config *c = s->config;
@@ -240,7 +287,7 @@ static int load_keys(struct site *s, char *err, size_t err_len)
     sodium_bin2hex(s->node_key_hex, sizeof(s->node_key_hex), s->node_key.pub.b, KEY_LEN);
     if (c->mesh_key_file && keystore_mesh_keys(c->mesh_key_file, &s->mesh_keys, err, err_len) != 0)
         return -1;
-    return 0;
+    return load_derper_key(s, err, err_len);
 }
 
 static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_t warn_len)
@@ -285,7 +332,8 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
     if (!s->map)
         goto fail;
     s->self = site_find_self(s->map, config->node, err, err_len);
-    if (!s->self || load_keys(s, err, err_len) != 0 || load_tls(s, err, err_len, warn, warn_len) != 0)
+    if (!s->self || check_derper_peers(s, err, err_len) != 0 || load_keys(s, err, err_len) != 0 ||
+        load_tls(s, err, err_len, warn, warn_len) != 0)
         goto fail;
     if (config->allow && !(s->allow = allow_load(config->allow, err, err_len)))
         goto fail;
@@ -332,5 +380,6 @@ void site_unref(struct site *s)
     }
     key_pair_wipe(&s->node_key);
     sodium_memzero(&s->mesh_keys, sizeof(s->mesh_keys));
+    sodium_memzero(&s->derper_key, sizeof(s->derper_key));
     sodium_free(s);
 }

@@ -21,6 +21,7 @@ struct site {
     const struct derpmap_node *self; /* in map */
     struct key_pair node_key;        /* secret */
     struct mesh_keys mesh_keys;      /* secret; n = 0: no mesh */
+    struct mesh_keys derper_key;     /* secret; one, or n = 0: no real derper knows us */
     struct tls_server *tls;          /* NULL: tls=off */
     SSL_CTX *dial_ctx;               /* for links that we dial */
     struct allow_set *allow;         /* as it was when this was loaded; NULL: no allow file */
@@ -47,6 +48,9 @@ struct tls_server_params site_tls_params(const struct config *c, const struct de
 /* A site that differs in its certificate alone; tls belongs to it from now on, also on failure.  NULL without
  * memory. */
 struct site *site_with_tls(struct site *like, struct tls_server *tls);
+
+/* Whether that node of the map is a real derper (derper_peers), which is no node of our mesh. */
+bool site_is_derper(const struct site *s, const struct derpmap_node *node);
 
 struct site *site_ref(struct site *s); /* any thread */
 void site_unref(struct site *s);       /* any thread; NULL is nothing */

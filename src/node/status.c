@@ -48,12 +48,18 @@ static void __attribute__((format(printf, 2, 3))) problem(const struct problems 
     p->say(p->ctx, text);
 }
 
+/* A derper of another region: none of our business. */
+static bool is_stranger(const struct control *c, const struct mesh_peer_info *p)
+{
+    return p->state == MESH_PEER_REMOVED || (p->derper && p->region_id != c->site->self->region_id);
+}
+
 static void peer_problems(const struct control *c, const struct problems *p)
 {
     uint64_t now = control_now(), since;
     struct mesh_peer_info peer;
     for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++) {
-        if (!mesh_peer(c->mesh, i, &peer) || peer.state == MESH_PEER_REMOVED)
+        if (!mesh_peer(c->mesh, i, &peer) || is_stranger(c, &peer))
             continue;
         bool linked = control_peer_linked(c, i, &since);
         if (!linked && now - since > PEER_DOWN_MS)
@@ -121,7 +127,8 @@ static int other_nodes(const struct site *s)
 {
     int n = 0;
     for (int i = 0; i < s->map->n_nodes; i++)
-        n += !s->map->nodes[i].backup && &s->map->nodes[i] != s->self;
+        n +=
+            !s->map->nodes[i].backup && &s->map->nodes[i] != s->self && !site_is_derper(s, &s->map->nodes[i]);
     return n;
 }
 
@@ -225,14 +232,15 @@ static json_t *peers_json(const struct control *c)
     uint64_t now = control_now(), since;
     struct mesh_peer_info p;
     for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++) {
-        if (!mesh_peer(c->mesh, i, &p) || p.state == MESH_PEER_REMOVED)
+        if (!mesh_peer(c->mesh, i, &p) || is_stranger(c, &p))
             continue;
         control_peer_linked(c, i, &since);
         json_t *o = json_pack("{s:s, s:i, s:s, s:f, s:I, s:b, s:b, s:b, s:I}", "name", p.name, "region",
                               p.region_id, "state", status_peer_state(p.state), "rtt_ms", p.rtt_ms, "keys",
                               (json_int_t)p.n_keys, "synced", p.synced, "map_differs", p.map_differs,
                               "dialed_by_us", p.dialed_by_us, "since_s", (json_int_t)((now - since) / 1000));
-        json_object_set_new(o, "software", json_string(p.software));
+        json_object_set_new(o, "software", json_string(p.derper ? "derper" : p.software));
+        json_object_set_new(o, "derper", json_boolean(p.derper));
         json_object_set_new(o, "error", json_string(p.last_error));
         json_array_append_new(list, o);
     }
@@ -375,8 +383,9 @@ static json_t *remote_json(const struct control *c, const struct mesh_location *
     struct mesh_peer_info p;
     if (l->node == NODE_NONE || !mesh_peer(c->mesh, l->node, &p))
         return NULL;
-    return json_pack("{s:s, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home,
-                     "gleaned", l->gleaned, "path", p.name, "rtt_ms", p.rtt_ms);
+    return json_pack("{s:s, s:b, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home,
+                     "gleaned", l->gleaned, "derper", l->derper || p.derper, "path", p.name, "rtt_ms",
+                     p.rtt_ms);
 }
 
 json_t *status_where(const struct control *c, const char *key)

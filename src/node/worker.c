@@ -300,7 +300,7 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
         relay_gone(&w->relay, &m->key);
         break;
     case IN_DIAL:
-        link_io_dial(w, m->number, m->site, m->map_node);
+        link_io_dial(w, m->number, m->site, m->map_node, m->flag);
         break;
     case IN_DIAL_CANCEL:
         link_io_dial_cancel(w, m->number);

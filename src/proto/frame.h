@@ -41,7 +41,14 @@ enum {
     DERP_PING_MIN = 8,
     DERP_PING_MAX = 1000,
     PEER_GONE_DISCONNECTED = 0x00,
-    PEER_GONE_NOT_HERE = 0x01
+    PEER_GONE_NOT_HERE = 0x01,
+    /* PeerPresent: key, IP (16), port (2), flags */
+    PEER_PRESENT_FLAGS = KEY_LEN + 18,
+    FRAME_PEER_PRESENT_BODY = PEER_PRESENT_FLAGS + 1,
+    PEER_PRESENT_REGULAR = 1,
+    PEER_PRESENT_MESH = 2, /* a node that watches, no client */
+    PEER_PRESENT_PROBER = 4,
+    PEER_PRESENT_NOT_IDEAL = 8
 };
 
 /* One frame in a buffer.  Borrowed: lives as long as the buffer it was read from. */

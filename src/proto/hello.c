@@ -170,11 +170,9 @@ int hello_parse_server_key(const uint8_t *payload, size_t len, struct derp_key *
     return 0;
 }
 
-size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
-                         const struct derp_key *server, bool prober, struct hello_shared *shared)
+static size_t client_info_frame(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
+                                const struct derp_key *server, const char *text, struct hello_shared *shared)
 {
-    const char *text = prober ? "{\"version\":2,\"CanAckPings\":false,\"IsProber\":true}"
-                              : "{\"version\":2,\"CanAckPings\":false}";
     size_t n;
 
     if (crypto_box_beforenm(shared->k, server->b, client->secret) != 0) {
@@ -184,6 +182,42 @@ size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_p
     memcpy(out + FRAME_HEADER_LEN, client->pub.b, KEY_LEN);
     n = KEY_LEN + seal(out + FRAME_HEADER_LEN + KEY_LEN, text, shared);
     return n + frame_header(out, FRAME_CLIENT_INFO, (uint32_t)n);
+}
+
+size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
+                         const struct derp_key *server, bool prober, struct hello_shared *shared)
+{
+    const char *text = prober ? "{\"version\":2,\"CanAckPings\":false,\"IsProber\":true}"
+                              : "{\"version\":2,\"CanAckPings\":false}";
+
+    return client_info_frame(out, client, server, text, shared);
+}
+
+size_t hello_mesh_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
+                       const struct derp_key *server, const uint8_t mesh_key[static KEY_LEN],
+                       struct hello_shared *shared)
+{
+    static const char head[] = "{\"meshKey\":\"", tail[] = "\",\"version\":2,\"CanAckPings\":false}";
+    char text[sizeof head + 2 * KEY_LEN + sizeof tail];
+    size_t n;
+
+    memcpy(text, head, sizeof head);
+    wire_hex(text + sizeof head - 1, mesh_key, KEY_LEN);
+    memcpy(text + sizeof head - 1 + 2 * KEY_LEN, tail, sizeof tail);
+    n = client_info_frame(out, client, server, text, shared);
+    sodium_memzero(text, sizeof text);
+    return n;
+}
+
+bool hello_knows_mesh_key(const struct client_info *info, const uint8_t mesh_key[static KEY_LEN])
+{
+    char text[2 * KEY_LEN + 1];
+    bool same;
+
+    wire_hex(text, mesh_key, KEY_LEN);
+    same = sodium_memcmp(info->mesh_key, text, 2 * KEY_LEN) == 0;
+    sodium_memzero(text, sizeof text);
+    return info->has_mesh_key && same;
 }
 
 int hello_open_server_info(const uint8_t *payload, size_t len, const struct hello_shared *shared,

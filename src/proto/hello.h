@@ -61,6 +61,12 @@ int hello_parse_server_key(const uint8_t *payload, size_t len, struct derp_key *
  * or 0 where no secret can be agreed on (a key that hello_parse_server_key has not passed). */
 size_t hello_client_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
                          const struct derp_key *server, bool prober, struct hello_shared *shared);
+/* The same of a mesh peer: the server learns the key. */
+size_t hello_mesh_info(uint8_t out[static HELLO_FRAME_MAX], const struct key_pair *client,
+                       const struct derp_key *server, const uint8_t mesh_key[static KEY_LEN],
+                       struct hello_shared *shared);
+/* Whether the client has shown that mesh key.  Constant time. */
+bool hello_knows_mesh_key(const struct client_info *info, const uint8_t mesh_key[static KEY_LEN]);
 
 /* client: checks a ServerInfo payload.  0 or negative. */
 int hello_open_server_info(const uint8_t *payload, size_t len, const struct hello_shared *shared,

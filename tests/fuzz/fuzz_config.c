@@ -17,7 +17,7 @@ static void one_value(struct config *c, const char *text, size_t size)
         return;
     memcpy(value, text + 1, size - 1);
     value[size - 1] = 0;
-    int key = (unsigned char)text[0] % 33;
+    int key = (unsigned char)text[0] % 35;
     why[0] = 0;
     if (config_key_set(c, key, value, why, sizeof(why)))
         assert(*why);

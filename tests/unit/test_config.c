@@ -236,25 +236,24 @@ static void test_client_rate(void **state)
     flags_refused("--map m --node n --client-burst 65567", "65568");
 }
 
-/* A key that a later version has must never be passed over: it could be the one that closes the relay. */
-static void test_later_keys(void **state)
-{
-    static const char *const later[] = {"derper_peers", "derper_mesh_key_file"};
-    char text[256];
+/* ---- real derpers ---- */
 
+static void test_lists(void **state)
+{
     (void)state;
-    for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-        snprintf(text, sizeof(text), "map: m\n%s: x\n", later[i]);
-        file_refused(text, "2:1", "not in this version");
-        snprintf(text, sizeof(text), "--map m --node n --%s x", later[i]);
-        for (char *s = text; *s; s++)
-            *s = *s == '_' ? '-' : *s;
-        flags_refused(text, "not in this version");
-        snprintf(text, sizeof(text), "DERPMESH_%s=x", later[i]);
-        for (char *s = text; *s && *s != '='; s++)
-            *s = *s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s;
-        refused("--map m --node n", text, "not in this version");
-    }
+    assert_true(config_list_has("a", "a"));
+    assert_true(config_list_has("fra-1, hkg-1", "hkg-1"));
+    assert_true(config_list_has(",  fra-1 ,,hkg-1,", "fra-1"));
+    assert_false(config_list_has("fra-10", "fra-1"));
+    assert_false(config_list_has("fra-1", "fra-10"));
+    assert_false(config_list_has(NULL, "a"));
+    assert_false(config_list_has("", ""));
+    struct config *c =
+        load("--map m --node n --derper-peers a,b --derper-mesh-key-file /k", "DERPMESH_DERPER_PEERS=c");
+    assert_non_null(c);
+    assert_string_equal(c->derper_peers, "a,b");
+    assert_string_equal(c->derper_mesh_key_file, "/k");
+    config_free(c);
 }
 
 /* ---- who may use the node ---- */
@@ -530,7 +529,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 33);
+    assert_int_equal(n, 35);
 }
 
 static void test_suggestions(void **state)
@@ -572,7 +571,7 @@ int main(void)
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_required),
         cmocka_unit_test(test_unknown_flags),
-        cmocka_unit_test(test_later_keys),
+        cmocka_unit_test(test_lists),
         cmocka_unit_test(test_admission_keys),
         cmocka_unit_test(test_file_positions),
         cmocka_unit_test(test_file_forms),

@@ -260,6 +260,32 @@ static void test_round_trip(void **state)
     }
 }
 
+static void test_mesh_key(void **state)
+{
+    uint8_t buf[HELLO_FRAME_MAX], mesh_key[KEY_LEN];
+    struct key_pair server, client;
+    struct hello_shared shared;
+    struct login l;
+    struct frame f;
+
+    (void)state;
+    key_pair_generate(&server);
+    key_pair_generate(&client);
+    for (int i = 0; i < KEY_LEN; i++)
+        mesh_key[i] = (uint8_t)(0xa0 + i);
+    size_t n = hello_mesh_info(buf, &client, &server.pub, mesh_key, &shared);
+    assert_int_equal(frame_peek(&f, buf, n), n);
+    assert_int_equal(hello_open_client_info(f.body, f.len, &server, &l.client, &l.shared, &l.info), 0);
+    assert_true(key_equal(&l.client, &client.pub));
+    assert_int_equal(l.info.version, DERP_PROTOCOL_VERSION);
+    assert_true(hello_knows_mesh_key(&l.info, mesh_key));
+    mesh_key[KEY_LEN - 1] ^= 1;
+    assert_false(hello_knows_mesh_key(&l.info, mesh_key));
+    memset(mesh_key, 0, sizeof mesh_key);
+    memset(&l.info, 0, sizeof l.info);
+    assert_false(hello_knows_mesh_key(&l.info, mesh_key)); /* none is no key */
+}
+
 /* Seals any text as a client would. */
 static int open_text(struct login *l, const char *text, size_t n)
 {
@@ -390,15 +416,11 @@ static void test_error_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_recorded_clients),
-        cmocka_unit_test(test_recorded_server),
-        cmocka_unit_test(test_every_bit_counts),
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_weak_keys),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_json),
-        cmocka_unit_test(test_json_limits),
-        cmocka_unit_test(test_error_text),
+        cmocka_unit_test(test_recorded_clients), cmocka_unit_test(test_recorded_server),
+        cmocka_unit_test(test_every_bit_counts), cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_weak_keys),        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_mesh_key),         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_json_limits),      cmocka_unit_test(test_error_text),
     };
 
     if (sodium_init() < 0)

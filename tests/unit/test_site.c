@@ -71,6 +71,48 @@ static struct site *load(const char *map, const char *node, const char *extra, c
     return site_load(make_config(map, node, extra), err, 512, warn, 1024);
 }
 
+static struct site *load_derpers(const char *peers, const char *key, char *err)
+{
+    char mapflag[200], stateflag[200], mesh[200], peersflag[100], keyflag[200], warn[1024];
+    bool usage;
+    snprintf(mapflag, sizeof(mapflag), "--map=%s", write_file("map2", two_nodes));
+    snprintf(stateflag, sizeof(stateflag), "--state=%s", in_dir("state"));
+    snprintf(mesh, sizeof(mesh), "--mesh-key-file=%s", in_dir("mesh.key"));
+    snprintf(peersflag, sizeof(peersflag), "--derper-peers=%s", peers);
+    snprintf(keyflag, sizeof(keyflag), "--derper-mesh-key-file=%s", key ? key : "");
+    char node[] = "--node=1a";
+    char *argv[] = {mapflag, stateflag, node, mesh, peersflag, key ? keyflag : NULL, NULL};
+    char *const envp[] = {NULL};
+    struct config *c = config_load(key ? 6 : 5, argv, envp, err, 512, &usage);
+    if (!c)
+        fail_msg("%s", err);
+    return site_load(c, err, 512, warn, sizeof(warn));
+}
+
+static void derpers_have_a_key_of_their_own(void **state)
+{
+    (void)state;
+    static const char a[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n",
+                      b[] = "10112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff\n";
+    char err[512] = "", two[200];
+    write_file("mesh.key", a);
+    struct site *s = load_derpers("1b,1a", write_file("derper.key", b), err);
+    if (!s)
+        fail_msg("%s", err);
+    assert_int_equal(s->derper_key.n, 1);
+    assert_true(site_is_derper(s, derpmap_find(s->map, "1b")));
+    site_unref(s);
+    assert_null(load_derpers("1b", write_file("derper.key", a), err));
+    assert_non_null(strstr(err, "another one"));
+    assert_null(load_derpers("1b", NULL, err));
+    assert_non_null(strstr(err, "needs derper_mesh_key_file"));
+    assert_null(load_derpers("1b,1c", write_file("derper.key", b), err));
+    assert_non_null(strstr(err, "1c is not in the map"));
+    snprintf(two, sizeof(two), "%s%s", b, b);
+    assert_null(load_derpers("1b", write_file("derper.key", two), err));
+    assert_null(load_derpers("1b", in_dir("absent"), err));
+}
+
 static void bad_maps_are_refused_with_a_place(void **state)
 {
     (void)state;
@@ -204,6 +246,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_maps_are_refused_with_a_place),
+        cmocka_unit_test(derpers_have_a_key_of_their_own),
         cmocka_unit_test(who_is_this),
         cmocka_unit_test(all_or_nothing),
         cmocka_unit_test(what_a_reload_keeps),

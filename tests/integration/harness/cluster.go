@@ -40,6 +40,7 @@ type Spec struct {
 	Kind    Kind
 	Regions []int // number of nodes in each region, from region 900
 	Cert    CertKind
+	Kinds   []Kind   // of the nodes in order, where they are not all of one kind; derpers mesh inside their region then
 	Args    []string // more flags for each node
 	NoStart bool     // the test starts the nodes itself
 }
@@ -47,11 +48,12 @@ type Spec struct {
 // Cluster is a derpMap and the nodes in it.
 type Cluster struct {
 	Spec
-	Dir     string
-	MapFile string
-	KeyFile string // mesh keys
-	CA      *CA
-	Nodes   []*Node // those in the map
+	Dir           string
+	MapFile       string
+	KeyFile       string // mesh keys
+	DerperKeyFile string // the key that derpers share, and nodes with derpers; the same as KeyFile where all are derpers
+	CA            *CA
+	Nodes         []*Node // those in the map
 
 	all      []*Node // those taken out of it too
 	caFile   string
@@ -63,6 +65,7 @@ type Cluster struct {
 // Node is one relay node of a cluster.
 type Node struct {
 	*tailcfg.DERPNode
+	Kind    Kind
 	Addr    string // its own loopback address
 	Dir     string // its state
 	CertDir string
@@ -99,6 +102,13 @@ func New(t testing.TB, spec Spec) *Cluster {
 		port:    20000 + mrand.IntN(9000),
 	}
 	t.Cleanup(func() { c.end(t) })
+	c.DerperKeyFile = c.KeyFile
+	if spec.Kinds != nil {
+		c.DerperKeyFile = filepath.Join(dir, "derper-mesh.key")
+		key := NewMeshKey()
+		c.meshKeys = append(c.meshKeys, key)
+		WriteFile(t, c.DerperKeyFile, []byte(key+"\n"))
+	}
 	must(t, os.WriteFile(c.caFile, c.CA.PEM, 0o600))
 	c.SetMeshKeys(t, NewMeshKey())
 	for i, count := range spec.Regions {
@@ -178,9 +188,13 @@ func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 	i := len(c.all) + 1
 	name := fmt.Sprintf("n%d", i)
 	n := &Node{
+		Kind: c.Kind,
 		Addr: fmt.Sprintf("%s%d", c.block, i),
 		Dir:  filepath.Join(c.Dir, name),
 		c:    c,
+	}
+	if i <= len(c.Kinds) {
+		n.Kind = c.Kinds[i-1]
 	}
 	n.CertDir = filepath.Join(n.Dir, "certs")
 	n.Admin = filepath.Join(n.Dir, "admin.sock")
@@ -306,20 +320,20 @@ func (c *Cluster) Hup(t testing.TB) {
 func (n *Node) Start(t testing.TB) {
 	t.Helper()
 	env := []string{"SSL_CERT_FILE=" + n.c.caFile, "HOME=" + n.Dir}
-	n.proc = startProc(t, n.Name, n.Log, env, n.c.Kind.program(t), n.args()...)
+	n.proc = startProc(t, n.Name, n.Log, env, n.Kind.program(t), n.args()...)
 }
 
 func (n *Node) args() []string {
 	where := net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort))
-	if n.c.Kind == Derper {
+	if n.Kind == Derper {
 		args := []string{"-a", where, "-http-port", "-1", "-stun-port", fmt.Sprint(n.STUNPort),
-			"-c", filepath.Join(n.Dir, "derper.key"), "-mesh-psk-file", n.c.KeyFile}
+			"-c", filepath.Join(n.Dir, "derper.key"), "-mesh-psk-file", n.c.DerperKeyFile}
 		if n.c.Cert != CertNone {
 			args = append(args, "-certmode", "manual", "-certdir", n.CertDir, "-hostname", n.HostName)
 		}
 		var peers []string
 		for _, p := range n.c.Nodes {
-			if p != n {
+			if p != n && (n.c.Kinds == nil || p.RegionID == n.RegionID) {
 				peers = append(peers, fmt.Sprintf("%s:%d/%s", p.HostName, p.DERPPort, p.Addr))
 			}
 		}
@@ -336,7 +350,23 @@ func (n *Node) args() []string {
 	case CertCA, CertPin:
 		args = append(args, "--cert-dir", n.CertDir)
 	}
+	if n.c.Kinds != nil {
+		args = append(args, "--derper-mesh-key-file", n.c.DerperKeyFile)
+	}
+	if derpers := n.c.derpers(); len(derpers) > 0 && n.c.Kinds != nil {
+		args = append(args, "--derper-peers", strings.Join(derpers, ","))
+	}
 	return append(append(args, n.c.Args...), n.Args...)
+}
+
+// derpers are the names of the nodes that are derpers now.
+func (c *Cluster) derpers() (names []string) {
+	for _, n := range c.Nodes {
+		if n.Kind == Derper {
+			names = append(names, n.Name)
+		}
+	}
+	return names
 }
 
 // Running says whether the program is there.
@@ -367,7 +397,7 @@ func (n *Node) WaitReady(t testing.TB) {
 			return err
 		}
 		conn.Close()
-		if n.c.Kind == Derper {
+		if n.Kind == Derper {
 			return nil
 		}
 		_, err = n.Status()
@@ -455,7 +485,7 @@ func (c *Cluster) WaitMesh(t testing.TB) {
 		return // the mesh needs TLS
 	}
 	for _, n := range c.Nodes {
-		if n.Running() {
+		if n.Running() && n.Kind == Derpmesh {
 			Eventually(t, 40*time.Second, n.Name+": links to all others", func() error { return c.linked(n) })
 		}
 	}
@@ -477,7 +507,7 @@ func (c *Cluster) linked(n *Node) error {
 		}
 	}
 	for _, p := range c.Nodes {
-		if p == n {
+		if p == n || p.Kind == Derper && p.RegionID != n.RegionID {
 			continue
 		}
 		if p.Running() && state[p.Name] != "up" {

@@ -50,7 +50,7 @@ func leaks(text string, secrets []string) (found []string) {
 // checkSecrets looks while the node still runs; the log is looked at again at the end.
 func (c *Cluster) checkSecrets(t testing.TB, n *Node, secrets []string) {
 	t.Helper()
-	if !n.Running() || c.Kind != Derpmesh {
+	if !n.Running() || n.Kind != Derpmesh {
 		return
 	}
 	for _, file := range []string{"cmdline", "environ", "comm"} {
@@ -59,7 +59,7 @@ func (c *Cluster) checkSecrets(t testing.TB, n *Node, secrets []string) {
 			n.noLeak(t, "/proc/PID/"+file, string(b), secrets)
 		}
 	}
-	b, err := exec.Command(c.Kind.program(t), "status", "--admin", n.Admin, "--json").Output()
+	b, err := exec.Command(n.Kind.program(t), "status", "--admin", n.Admin, "--json").Output()
 	if err == nil {
 		n.noLeak(t, "status", string(b), secrets)
 	}
