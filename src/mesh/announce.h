@@ -1,25 +1,27 @@
-/* Our own clients, and telling them to the peers. */
+/* Telling the peers of our set. */
 #ifndef DERPMESH_MESH_ANNOUNCE_H
 #define DERPMESH_MESH_ANNOUNCE_H
 
 #include "mesh/state.h"
 
-int announce_init(struct mesh *m, uint64_t seed); /* 0, -1 no memory */
-void announce_deinit(struct mesh *m);
-
-int announce_up(struct mesh *m, const struct derp_key *key, bool home); /* 0, -1 no memory */
-void announce_home(struct mesh *m, const struct derp_key *key, bool home);
-void announce_down(struct mesh *m, const struct derp_key *key);
-/* A derper of our region has got, lost, or cannot reach a client any more: says of the key what is true now. */
-void announce_derper(struct mesh *m, const struct derp_key *key);
-/* Our client of that key, or NULL. */
-const struct local_slot *announce_local(const struct mesh *m, const struct derp_key *key);
-
-/* The peer asked for all of our set (again). */
-void announce_sync(struct mesh *m, struct link *l);
+/* The link is in use from now on, or one of the maps has changed: which part of our set does the peer get? */
+void announce_scope(struct mesh *m, struct link *l);
+/* The peer asked for our set: for what has changed since what it holds, if that can be told. */
+void announce_sync(struct mesh *m, struct link *l, const struct meshmsg_moment *held);
+/* The peer's copy is not as it should be; these are its bucket hashes. */
+void announce_buckets(struct mesh *m, struct link *l, const struct meshmsg_moment *held,
+                      const uint64_t bucket[static MESHMSG_BUCKETS_N]);
 /* Sends what is due on a link, as far as its window allows; what is left goes when a mark is acknowledged. */
 void announce_flush(struct mesh *m, struct link *l);
+/* With a ping: says what the peer's copy should add up to, when it is time for that. */
+void announce_digest(struct mesh *m, struct link *l);
 /* Whether something waits for room in the window. */
 bool announce_pending(const struct link *l);
+/* Nothing more is told on this link. */
+void announce_stop(struct link *l);
+
+/* A slot leaves its place in a scope's list, newer is the one behind it; and it has come to the end of the list. */
+void announce_moves(struct mesh *m, int scope, uint32_t slot, uint32_t newer);
+void announce_changed(struct mesh *m, int scope, uint32_t slot, bool up);
 
 #endif

@@ -12,7 +12,7 @@
  * then forgotten and no longer announced.  A node that proves a link of ours is no derper, whatever the settings say. */
 #include "mesh/derper.h"
 
-#include "mesh/announce.h"
+#include "mesh/ours.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
 

@@ -92,6 +92,31 @@ static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_
     return NULL;
 }
 
+static const char *on_sync_req(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct meshmsg_moment held;
+    if (meshmsg_read_sync_req(in, &held) != 0)
+        return "malformed message";
+    if (l->state == LINK_UP) {
+        announce_sync(m, l, &held);
+    } else if (l->state == LINK_CHALLENGE) {
+        l->sync_wanted = true;
+        l->held = held;
+    }
+    return NULL;
+}
+
+static const char *on_buckets(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    uint64_t bucket[MESHMSG_BUCKETS_N];
+    struct meshmsg_moment held;
+    if (meshmsg_read_buckets(in, &held, bucket) != 0)
+        return "malformed message";
+    if (l->state == LINK_UP)
+        announce_buckets(m, l, &held, bucket);
+    return NULL;
+}
+
 /* A message on a proven link.  NULL, or why it has to be closed. */
 static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in)
 {
@@ -111,17 +136,14 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_INFO:
         return on_info(m, l, in);
     case MESHMSG_SYNC_REQ:
-        if (meshmsg_read_sync_req(in, &number, &at) != 0)
-            return "malformed message";
-        if (in_use)
-            announce_sync(m, l);
-        else if (l->state == LINK_CHALLENGE)
-            l->sync_wanted = true;
-        return NULL;
+        return on_sync_req(m, l, in);
+    case MESHMSG_BUCKETS:
+        return on_buckets(m, l, in);
     case MESHMSG_SYNC_BEGIN:
     case MESHMSG_SYNC_DATA:
     case MESHMSG_SYNC_END:
     case MESHMSG_ANN:
+    case MESHMSG_DIGEST:
         return in_use ? learn_input(m, l, type, in) : NULL;
     case MESHMSG_HELLO:
     case MESHMSG_AUTH:

@@ -1,4 +1,4 @@
-/* Taking in what peers tell: ANN and the SYNC messages. */
+/* Taking in what peers tell: ANN, DIGEST and the SYNC messages. */
 #ifndef DERPMESH_MESH_LEARN_H
 #define DERPMESH_MESH_LEARN_H
 

@@ -10,7 +10,7 @@
 
 #include <stdlib.h>
 
-#include "mesh/announce.h"
+#include "mesh/ours.h"
 #include "mesh/places.h"
 
 /* A key that may have left: when that is certain, and when it is in spite of peers of whom we hear nothing. */
@@ -43,7 +43,7 @@ void leaving_cancel(struct mesh *m, const struct derp_key *key)
 
 void leaving_add(struct mesh *m, const struct derp_key *key)
 {
-    if (announce_local(m, key) || places_has(m, key))
+    if (ours_local(m, key) || places_count(m, key))
         return;
     struct leaving *v = keymap_put(m->leaving, key, NULL);
     if (!v)

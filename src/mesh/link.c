@@ -44,9 +44,12 @@ void link_mark(struct mesh *m, struct link *l)
         l->mark[l->n_marks++] = (struct mark){.number = l->ping_number, .bytes = l->sent, .at = m->now};
 }
 
-void link_tell_map(struct mesh *m, struct link *l)
+void link_map_changed(struct mesh *m, struct link *l)
 {
-    if (l->state != LINK_UP || memcmp(l->map_told, m->map->hash, sizeof l->map_told) == 0)
+    if (l->state != LINK_UP)
+        return;
+    announce_scope(m, l);
+    if (memcmp(l->map_told, m->map->hash, sizeof l->map_told) == 0)
         return;
     memcpy(l->map_told, m->map->hash, sizeof l->map_told);
     meshmsg_info(&m->out, l->map_told);
@@ -174,9 +177,7 @@ static void lame(struct mesh *m, struct link *l)
 {
     l->state = LINK_LAME;
     l->deadline = m->now + LINK_LAME_MS;
-    l->telling = l->sync_wanted = l->sync_running = false;
-    l->ann_cursor = l->sync_cursor = SLOT_NONE;
-    l->flush_at = NEVER;
+    announce_stop(l);
 }
 
 /* The link is the peer's from now on. */
@@ -209,10 +210,10 @@ static void link_use(struct mesh *m, struct link *l)
         places_rank_changed(m, p);
     peer_schedule(m, p);
     peer_note(m, p);
-    link_tell_map(m, l);
+    link_map_changed(m, l);
     learn_start(m, l);
     if (l->sync_wanted)
-        announce_sync(m, l);
+        announce_sync(m, l, &l->held);
 }
 
 static void challenge(struct mesh *m, struct link *l)
@@ -282,8 +283,8 @@ static struct link *link_new(struct mesh *m, uint64_t id, const struct mesh_link
     l->deadline = m->now + MESH_AUTH_TIMEOUT_MS;
     l->next_ping = m->now + mesh_random(m, MESH_PING_MS);
     l->rtt_min[0] = l->rtt_min[1] = NEVER;
-    l->ann_cursor = l->sync_cursor = SLOT_NONE;
-    l->flush_at = NEVER;
+    l->sync_run = -1;
+    announce_stop(l);
     auth_init(&l->auth);
     m->links[m->n_links++] = l;
     return l;
@@ -381,6 +382,7 @@ void link_tick(struct mesh *m, struct link *l)
     learn_tick(m, l);
     if (m->now >= l->next_ping) {
         announce_flush(m, l); /* lone downs go with the ping */
+        announce_digest(m, l);
         link_mark(m, l);
         l->next_ping = m->now + MESH_PING_MS;
     } else if (m->now >= l->flush_at) {

@@ -9,8 +9,8 @@ struct link *link_find(const struct mesh *m, uint64_t id);
 void link_send(struct mesh *m, struct link *l);
 /* Sends a PING whose PONG will acknowledge all that was sent before it. */
 void link_mark(struct mesh *m, struct link *l);
-/* Tells the hash of our map if the other side knows another one. */
-void link_tell_map(struct mesh *m, struct link *l);
+/* Tells the hash of our map if the other side knows another one, and what else depends on the map. */
+void link_map_changed(struct mesh *m, struct link *l);
 /* AUTH was verified: the link becomes the peer's, waits for the old instance's answer, or goes. */
 void link_proven(struct mesh *m, struct link *l);
 

@@ -1,7 +1,7 @@
 /* The mesh as the node sees it: making and ending it, new maps and keys, time, and looking.
  *
  * Happy path: mesh_new takes the map; from then on the node calls mesh_tick when mesh_next says, and the functions of
- * link.c (links), announce.c (our clients) and peers.c (dialling) when something happens.
+ * link.c (links), ours.c (our clients) and peers.c (dialling) when something happens.
  * How it fails: nothing from outside ends it; what a link does wrong ends that link, and what cannot be stored for lack
  * of memory is asked for again on the next one. */
 #include "mesh/mesh.h"
@@ -13,10 +13,10 @@
 
 #include <sodium.h>
 
-#include "mesh/announce.h"
 #include "mesh/derper.h"
 #include "mesh/leaving.h"
 #include "mesh/link.h"
+#include "mesh/ours.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
 
@@ -60,7 +60,7 @@ static int parts_init(struct mesh *m, const struct mesh_config *c)
 {
     uint64_t seed[3];
     m->ops->random(m->ctx, seed, sizeof seed);
-    if (places_init(m, seed[0]) != 0 || announce_init(m, seed[1]) != 0 || leaving_init(m, seed[2]) != 0)
+    if (places_init(m, seed[0]) != 0 || ours_init(m, seed[1]) != 0 || leaving_init(m, seed[2]) != 0)
         return -1;
     for (size_t i = 0; i < c->n_pins; i++)
         if (pin_add(m, c->pins[i].name, &c->pins[i].key) != 0)
@@ -107,7 +107,7 @@ void mesh_free(struct mesh *m)
     free(m->pins);
     places_deinit(m);
     leaving_deinit(m);
-    announce_deinit(m);
+    ours_deinit(m);
     sodium_memzero(m, sizeof *m);
     free(m);
 }
@@ -119,7 +119,7 @@ void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpma
     m->now = now;
     (void)peers_take_map(m, map, self);
     for (size_t i = 0; i < m->n_links; i++)
-        link_tell_map(m, m->links[i]);
+        link_map_changed(m, m->links[i]);
 }
 
 void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
@@ -180,19 +180,19 @@ void mesh_tick(struct mesh *m, uint64_t now)
 int mesh_client_up(struct mesh *m, const struct derp_key *key, bool home, uint64_t now)
 {
     m->now = now;
-    return announce_up(m, key, home);
+    return ours_up(m, key, home);
 }
 
 void mesh_client_home(struct mesh *m, const struct derp_key *key, bool home, uint64_t now)
 {
     m->now = now;
-    announce_home(m, key, home);
+    ours_home(m, key, home);
 }
 
 void mesh_client_down(struct mesh *m, const struct derp_key *key, uint64_t now)
 {
     m->now = now;
-    announce_down(m, key);
+    ours_down(m, key);
 }
 
 void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id *node, uint64_t now)
@@ -257,6 +257,5 @@ void mesh_counters(const struct mesh *m, struct mesh_counters *out)
 {
     *out = m->count;
     out->n_remote_keys = keymap_count(m->places.keys);
-    out->bytes =
-        places_bytes(m) + leaving_bytes(m) + keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot;
+    out->bytes = places_bytes(m) + leaving_bytes(m) + ours_bytes(m);
 }

@@ -203,7 +203,11 @@ struct mesh_counters {
     /* Links refused before they were up, by reason (refused_hello counts the rest: malformed, late, too long). */
     uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
         refused_clone;
-    uint64_t resyncs_asked; /* gaps seen in a peer's announcements */
+    uint64_t resyncs_asked;             /* gaps seen in a peer's announcements */
+    uint64_t digests_good, digests_bad; /* a peer's set added up to what it said, or did not */
+    uint64_t sync_changes_sent,
+        sync_buckets_sent; /* of sync_sent: only what had changed, only some buckets */
+    uint64_t entries_sent, entries_received;
     uint64_t n_remote_keys;
     uint64_t bytes; /* memory of the key tables */
 };

@@ -3,7 +3,8 @@
  * Happy path: peers_take_map makes a peer of each node of the map; peer_tick asks the node to dial when dial_at has
  * come; a proven link ends that.  The preferred dialer of a pair (a hash of both names says which) dials at once, the
  * other one after MESH_SECOND_DIALER_MS without a link, for firewalls that let only one direction pass.
- * How it fails: each failure doubles the backoff, of which a random part is waited; MESH_LINK_DEAD_MS after its last
+ * How it fails: each failure doubles the backoff, of which a random part is waited (not much of it for a peer that was
+ * there a short while ago: a cut that heals shall be over soon); FORGET_MS after its last
  * link was lost a peer's places are dropped. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -147,9 +148,10 @@ void peer_schedule(struct mesh *m, struct peer *p)
     uint64_t wait = DIAL_JITTER_MS;
     if (p->attempts) {
         unsigned doublings = p->attempts - 1 < 6 ? p->attempts - 1 : 6;
+        uint64_t most = p->down_at == NEVER ? MESH_BACKOFF_MAX_MS : BACKOFF_LOST_MS;
         wait = (uint64_t)BACKOFF_FIRST_MS << doublings;
-        if (wait > MESH_BACKOFF_MAX_MS)
-            wait = MESH_BACKOFF_MAX_MS;
+        if (wait > most)
+            wait = most;
     }
     p->dial_at = m->now + mesh_random(m, wait) + (p->preferred || p->derper ? 0 : MESH_SECOND_DIALER_MS);
 }
@@ -196,7 +198,7 @@ void peer_tick(struct mesh *m, struct peer *p)
         peer_note(m, p);
         (p->derper ? m->ops->dial_derper : m->ops->dial)(m->ctx, p->dial, p->node);
     }
-    if (p->down_at != NEVER && m->now - p->down_at >= MESH_LINK_DEAD_MS) {
+    if (p->down_at != NEVER && m->now - p->down_at >= FORGET_MS) {
         p->down_at = NEVER;
         p->dropping = true;
         if (p->n_keys)
@@ -218,8 +220,8 @@ uint64_t peer_next(const struct mesh *m, const struct peer *p)
     uint64_t next = p->dial_at < p->gone_at ? p->dial_at : p->gone_at;
     if (p->derper && p->settle_at < next)
         next = p->settle_at;
-    if (p->down_at != NEVER && p->down_at + MESH_LINK_DEAD_MS < next)
-        next = p->down_at + MESH_LINK_DEAD_MS;
+    if (p->down_at != NEVER && p->down_at + FORGET_MS < next)
+        next = p->down_at + FORGET_MS;
     return next;
 }
 

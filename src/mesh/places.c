@@ -3,7 +3,7 @@
  * A key's first place lies in the key map itself (16 bytes), others in a pool; each announced place is named by its
  * peer's slot table, which holds the key's position in the map in four bytes.  A deletion in the map moves its last
  * entry, so the slot tables of that entry's places are set anew (entry_moved).
- * Happy path: learn.c calls place_up and place_down; route_update compares the best place with the one that was last
+ * Happy path: learn.c calls place_up and place_down, places_sets.c does whole sets; place_route compares the best place with the one that was last
  * told (PLACE_ROUTED) and calls ops->route when it is another.
  * How it fails: without memory place_up returns -1 and the link that brought it is closed, so that a sync repeats it. */
 #include "mesh/places.h"
@@ -11,18 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mesh/announce.h"
 #include "mesh/leaving.h"
-
-enum {
-    PLACE_USED = 1,
-    PLACE_HOME = 2,
-    PLACE_GLEANED = 4,
-    PLACE_PARITY = 8,  /* in which of its peer's two slot tables it stands */
-    PLACE_ROUTED = 16, /* the one that ops->route was told */
-    PLACE_DERPER = 32, /* not of the peer itself: it forwards to a derper of its region, … */
-    PLACE_LOST = 64    /* … which it does not reach at the moment */
-};
+#include "mesh/ours.h"
+#include "mesh/places_parts.h"
 
 int places_init(struct mesh *m, uint64_t seed)
 {
@@ -39,18 +30,18 @@ void places_deinit(struct mesh *m)
 
 /* ---- lists of places ---- */
 
-static struct place *next_place(const struct mesh *m, const struct place *l)
+struct place *place_next(const struct mesh *m, const struct place *l)
 {
     return l->next ? &m->places.pool[l->next - 1] : NULL;
 }
 
-static struct place *place_find(const struct mesh *m, struct place *first, uint32_t node)
+struct place *place_find(const struct mesh *m, struct place *first, uint32_t node)
 {
     if (!(first->flags & PLACE_USED))
         return NULL;
     struct place *l = first;
     while (l && l->node != node)
-        l = next_place(m, l);
+        l = place_next(m, l);
     return l;
 }
 
@@ -100,7 +91,7 @@ static void entry_moved(struct mesh *m, size_t pos)
     void *v;
     if (!keymap_at(m->places.keys, pos, &v))
         return;
-    for (const struct place *l = v; l; l = next_place(m, l))
+    for (const struct place *l = v; l; l = place_next(m, l))
         if (!(l->flags & PLACE_GLEANED))
             *slot_of(m, l) = (uint32_t)pos + 1;
 }
@@ -134,7 +125,7 @@ static bool place_better(const struct mesh *m, const struct place *a, const stru
     return memcmp(pa->id.b, pb->id.b, sizeof pa->id.b) < 0;
 }
 
-static bool place_reachable(const struct mesh *m, const struct place *l)
+bool place_reachable(const struct mesh *m, const struct place *l)
 {
     return peer_rank(m->peers[l->node]) > 0 && !(l->flags & PLACE_LOST);
 }
@@ -145,7 +136,7 @@ static void route_tell(struct mesh *m, size_t pos, uint32_t was)
     void *v;
     const struct derp_key *key = keymap_at(m->places.keys, pos, &v);
     struct place *best = NULL;
-    for (struct place *l = v; l; l = next_place(m, l)) {
+    for (struct place *l = v; l; l = place_next(m, l)) {
         l->flags &= (uint16_t)~PLACE_ROUTED;
         if (place_reachable(m, l) && (!best || place_better(m, l, best)))
             best = l;
@@ -157,12 +148,12 @@ static void route_tell(struct mesh *m, size_t pos, uint32_t was)
         m->ops->route(m->ctx, key, node);
 }
 
-static void route_update(struct mesh *m, size_t pos)
+void place_route(struct mesh *m, size_t pos)
 {
     void *v;
     uint32_t was = NODE_NONE;
     keymap_at(m->places.keys, pos, &v);
-    for (struct place *l = v; l; l = next_place(m, l))
+    for (struct place *l = v; l; l = place_next(m, l))
         if (l->flags & PLACE_ROUTED)
             was = l->node;
     route_tell(m, pos, was);
@@ -170,8 +161,21 @@ static void route_update(struct mesh *m, size_t pos)
 
 /* ---- coming and going ---- */
 
+/* The flags of the entry that a place was made from. */
+uint32_t place_flags(const struct place *l)
+{
+    return (l->flags & PLACE_HOME ? MESHMSG_HOME : 0) | (l->flags & PLACE_DERPER ? MESHMSG_DERPER : 0) |
+           (l->flags & PLACE_LOST ? MESHMSG_LOST : 0);
+}
+
+/* An announced place enters its peer's digest, or leaves it. */
+void place_sum(struct peer *p, const struct place *l, const struct derp_key *key)
+{
+    p->root ^= meshmsg_entry_hash(l->slot, key, place_flags(l), l->age);
+}
+
 /* Takes a peer's place out of the entry at pos.  announced: its owner said so. */
-static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
+void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
 {
     struct places *ps = &m->places;
     void *v;
@@ -185,31 +189,33 @@ static void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announ
         ps->n_gleaned--;
     } else {
         *slot_of(m, l) = 0;
+        place_sum(p, l, &key);
         p->n_keys--;
     }
+    bool last = l == first && !first->next;
     if (l == first && first->next) {
         uint32_t second = first->next;
         *first = ps->pool[second - 1];
         pool_release(m, second);
-    } else if (l == first) {
+    } else if (last) {
         keymap_del(ps->keys, &key);
         entry_moved(m, pos);
         if (gone.flags & PLACE_ROUTED)
             m->ops->route(m->ctx, &key, NODE_NONE);
-        if (announced)
-            leaving_add(m, &key);
     } else {
         struct place *before = first;
-        while (next_place(m, before) != l)
-            before = next_place(m, before);
+        while (place_next(m, before) != l)
+            before = place_next(m, before);
         uint32_t index = before->next;
         before->next = l->next;
         pool_release(m, index);
     }
-    if (places_has(m, &key) && gone.flags & PLACE_ROUTED)
+    if (!last && gone.flags & PLACE_ROUTED)
         route_tell(m, pos, p->index);
+    if (announced)
+        leaving_add(m, &key);
     if (p->derper)
-        announce_derper(m, &key);
+        ours_derper(m, &key);
 }
 
 static int slots_reserve(struct peer *p, uint32_t slot)
@@ -250,6 +256,7 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
         p->n_keys++;
     } else if (l) {
         *slot_of(m, l) = 0;
+        place_sum(p, l, key);
     } else {
         l = place_add(m, first);
         if (!l)
@@ -264,10 +271,11 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
     l->slot = slot;
     l->age = age;
     p->slots[slot] = (uint32_t)pos + 1;
+    place_sum(p, l, key);
     leaving_cancel(m, key);
-    route_update(m, pos);
+    place_route(m, pos);
     if (p->derper)
-        announce_derper(m, key);
+        ours_derper(m, key);
     return 0;
 }
 
@@ -299,7 +307,7 @@ bool place_confirmed(const struct mesh *m, const struct peer *p, const struct de
 enum places_derper places_derper(const struct mesh *m, const struct derp_key *key)
 {
     enum places_derper at = PLACES_DERPER_NONE;
-    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l)) {
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l)) {
         const struct peer *p = m->peers[l->node];
         if (!p->derper || l->flags & PLACE_GLEANED)
             continue;
@@ -308,156 +316,6 @@ enum places_derper places_derper(const struct mesh *m, const struct derp_key *ke
         at = PLACES_DERPER_LOST;
     }
     return at;
-}
-
-/* ---- whole sets ---- */
-
-static void slots_clear(uint32_t **slots, uint32_t *n)
-{
-    free(*slots);
-    *slots = NULL;
-    *n = 0;
-}
-
-/* A sync begins where the last one was cut off: what it confirmed, and what it did not, are both the former set now.
- * The latter get made-up slots behind the former's.  -1 without memory or if the peer holds too much that way. */
-static int sync_merge(struct mesh *m, struct peer *p)
-{
-    uint32_t extra = 0;
-    for (uint32_t i = 0; i < p->n_old; i++)
-        extra += p->old_slots[i] != 0;
-    if (p->n_slots + extra > 2 * PEER_KEYS_MAX)
-        return -1;
-    uint32_t *all = realloc(p->slots, (p->n_slots + extra + 1) * sizeof *all);
-    if (!all)
-        return -1;
-    p->slots = all;
-    uint32_t at = p->n_slots;
-    for (uint32_t i = 0; i < p->n_old; i++) {
-        void *v;
-        if (!p->old_slots[i] || !keymap_at(m->places.keys, p->old_slots[i] - 1, &v))
-            continue;
-        struct place *l = place_find(m, v, p->index);
-        all[at] = p->old_slots[i];
-        l->slot = at++;
-        l->flags ^= PLACE_PARITY;
-    }
-    p->n_slots = at;
-    slots_clear(&p->old_slots, &p->n_old);
-    return 0;
-}
-
-static void old_forget(struct mesh *m, struct peer *p, bool announced)
-{
-    for (uint32_t i = 0; i < p->n_old; i++)
-        if (p->old_slots[i])
-            place_remove(m, p->old_slots[i] - 1, p, announced);
-    slots_clear(&p->old_slots, &p->n_old);
-}
-
-void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot)
-{
-    bool same = p->set_boot == boot && (!p->syncing || p->same_boot);
-    if (p->syncing && sync_merge(m, p) != 0)
-        old_forget(m, p, false);
-    p->old_slots = p->slots;
-    p->n_old = p->n_slots;
-    p->slots = NULL;
-    p->n_slots = 0;
-    p->parity = !p->parity;
-    p->syncing = true;
-    p->same_boot = same;
-    p->set_boot = boot;
-}
-
-void places_sync_end(struct mesh *m, struct peer *p)
-{
-    /* A node that was restarted lost all connections at once: its clients are on their way to somewhere. */
-    old_forget(m, p, p->same_boot);
-    p->syncing = false;
-}
-
-bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain)
-{
-    old_forget(m, p, certain);
-    p->syncing = false;
-    for (; p->n_slots && max; max--) {
-        uint32_t slot = --p->n_slots;
-        if (p->slots[slot])
-            place_remove(m, p->slots[slot] - 1, p, certain);
-    }
-    if (p->n_slots)
-        return false;
-    slots_clear(&p->slots, &p->n_slots);
-    p->set_boot = 0;
-    return true;
-}
-
-bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max)
-{
-    uint32_t end = p->n_slots + p->n_old;
-    for (; *cursor < end && max; (*cursor)++, max--) {
-        uint32_t at = *cursor < p->n_slots ? p->slots[*cursor] : p->old_slots[*cursor - p->n_slots];
-        if (!at)
-            continue;
-        void *v;
-        struct derp_key key = *keymap_at(m->places.keys, at - 1, &v);
-        bool reachable = announce_local(m, &key);
-        for (struct place *l = v; l && !reachable; l = next_place(m, l))
-            reachable = place_reachable(m, l);
-        if (reachable)
-            continue;
-        m->count.gone++;
-        m->ops->gone(m->ctx, &key);
-    }
-    return *cursor >= end;
-}
-
-static void gleaned_forget(struct mesh *m, struct peer *p)
-{
-    const struct key_queue *q = &m->places.glean_queue;
-    for (size_t i = 0; i < q->n; i++) {
-        const struct key_timer *t = &q->e[(q->head + i) % q->cap];
-        size_t pos = t->node == p->index ? keymap_find(m->places.keys, &t->key) : KEYMAP_NONE;
-        void *v;
-        if (pos == KEYMAP_NONE || !keymap_at(m->places.keys, pos, &v))
-            continue;
-        const struct place *l = place_find(m, v, p->index);
-        if (l && l->flags & PLACE_GLEANED)
-            place_remove(m, pos, p, false);
-    }
-}
-
-/* The entry at at - 1: another way is the best one now, and a derper's client is or is not within reach. */
-static void rank_changed(struct mesh *m, const struct peer *p, uint32_t at)
-{
-    if (!at)
-        return;
-    route_update(m, at - 1);
-    struct derp_key key = *keymap_at(m->places.keys, at - 1, NULL);
-    if (p->derper)
-        announce_derper(m, &key);
-}
-
-void places_announce(struct mesh *m, const struct peer *p)
-{
-    for (uint32_t i = 0; i < p->n_slots + p->n_old; i++) {
-        uint32_t at = i < p->n_slots ? p->slots[i] : p->old_slots[i - p->n_slots];
-        if (!at)
-            continue;
-        struct derp_key key = *keymap_at(m->places.keys, at - 1, NULL);
-        announce_derper(m, &key);
-    }
-}
-
-void places_rank_changed(struct mesh *m, struct peer *p)
-{
-    for (uint32_t i = 0; i < p->n_slots; i++)
-        rank_changed(m, p, p->slots[i]);
-    for (uint32_t i = 0; i < p->n_old; i++)
-        rank_changed(m, p, p->old_slots[i]);
-    if (peer_rank(p) == 0)
-        gleaned_forget(m, p);
 }
 
 /* ---- gleaning ---- */
@@ -492,7 +350,7 @@ void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key)
     l->age = 0;
     ps->n_gleaned++;
     m->count.gleaned++;
-    route_update(m, pos);
+    place_route(m, pos);
 }
 
 static void glean_expire(struct mesh *m, const struct key_timer *t)
@@ -522,17 +380,35 @@ uint64_t places_next(const struct mesh *m)
     return q->n ? key_queue_head(q).at : NEVER;
 }
 
+void places_unglean(struct mesh *m, struct peer *p)
+{
+    const struct key_queue *q = &m->places.glean_queue;
+    for (size_t i = 0; i < q->n; i++) {
+        const struct key_timer *t = &q->e[(q->head + i) % q->cap];
+        size_t pos = t->node == p->index ? keymap_find(m->places.keys, &t->key) : KEYMAP_NONE;
+        void *v;
+        if (pos == KEYMAP_NONE || !keymap_at(m->places.keys, pos, &v))
+            continue;
+        const struct place *l = place_find(m, v, p->index);
+        if (l && l->flags & PLACE_GLEANED)
+            place_remove(m, pos, p, false);
+    }
+}
+
 /* ---- looking ---- */
 
-bool places_has(const struct mesh *m, const struct derp_key *key)
+bool places_count(const struct mesh *m, const struct derp_key *key)
 {
-    return keymap_get(m->places.keys, key) != NULL;
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
+        if (peer_rank(m->peers[l->node]) > 0 || m->peers[l->node]->gone_at != NEVER)
+            return true;
+    return false;
 }
 
 uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key)
 {
     uint32_t highest = 0;
-    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l))
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
         if (l->age > highest)
             highest = l->age;
     return highest;
@@ -543,13 +419,13 @@ size_t places_where(const struct mesh *m, const struct derp_key *key, struct mes
     enum { SORTED_MAX = 64 };
     const struct place *sorted[SORTED_MAX];
     size_t n = 0, total = 0, local = 0;
-    const struct local_slot *s = announce_local(m, key);
+    const struct local_slot *s = ours_local(m, key);
     if (s) {
         local = 1;
         if (max)
             out[0] = (struct mesh_location){.node = NODE_NONE, .home = s->home};
     }
-    for (const struct place *l = keymap_get(m->places.keys, key); l; l = next_place(m, l)) {
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l)) {
         total++;
         if (n == SORTED_MAX)
             continue;

@@ -24,6 +24,8 @@ enum places_derper places_derper(const struct mesh *m, const struct derp_key *ke
 /* A full set begins: the former one stays usable until the end, then goes where it was not confirmed. */
 void places_sync_begin(struct mesh *m, struct peer *p, uint64_t boot);
 void places_sync_end(struct mesh *m, struct peer *p);
+/* The bucket hashes of the set as we hold it: a walk over it. */
+void places_buckets(const struct mesh *m, const struct peer *p, uint64_t bucket[static MESHMSG_BUCKETS_N]);
 /* Forgets at most max places of a peer; certain: its keys have left it for good.  True when none is left. */
 bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain);
 /* Says gone of at most max keys from slot *cursor on that have no other place which can be reached.  True at the end. */
@@ -34,7 +36,8 @@ void places_rank_changed(struct mesh *m, struct peer *p);
 void places_announce(struct mesh *m, const struct peer *p);
 
 void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
-bool places_has(const struct mesh *m, const struct derp_key *key);
+/* Whether the key is anywhere as far as we know: what a peer had counts until its keys were said to be gone. */
+bool places_count(const struct mesh *m, const struct derp_key *key);
 uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key);
 size_t places_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
 

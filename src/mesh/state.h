@@ -1,8 +1,8 @@
 /* The inside of the mesh: what mesh.c, peers.c, link.c, input.c, handshake.c,
- * announce.c, learn.c, places.c and leaving.c share.
+ * ours.c, announce.c, learn.c, places.c and leaving.c share.
  *
  * Glossary: *place* = one location of a key at one peer; *slot* = the number under which a peer announces a key;
- * *the set* = all keys that a node announces; *mark* = a PING whose PONG acknowledges all bytes sent before it.
+ * *the set* = all keys that a node announces; *scope* = the part of our set that some peers are told; *mark* = a PING whose PONG acknowledges all bytes sent before it.
  * Owner: struct mesh owns peers and links; both die with it, links earlier (link_end).
  * Thread: one.  Invariants: peer.link is in state LINK_UP and in mesh.links; an entry of the key map has at least
  * one place; each announced place is named by exactly one slot of its peer. */
@@ -18,6 +18,7 @@
 #include "mesh/keymap.h"
 #include "mesh/mesh.h"
 #include "proto/meshmsg.h"
+#include "proto/meshmsg_sets.h"
 
 #define NEVER     UINT64_MAX
 #define SLOT_NONE UINT32_MAX
@@ -42,7 +43,11 @@ enum {
     RTT_WINDOW_MS = 30000,
     DIAL_JITTER_MS = 100,
     BACKOFF_FIRST_MS = 500,
-    SYNC_MIN_MS = 1000, /* full syncs of one link are at least so far apart */
+    BACKOFF_LOST_MS = 1500, /* the most for FORGET_MS after a link was lost */
+    SYNC_MIN_MS = 1000,     /* syncs of one link are at least so far apart */
+    DIGEST_MS = 30000,
+    FORGET_MS =
+        300000, /* without a link for so long: a peer's places go; until then only changes are asked for */
     REPLAY_RING = 256,
     ANN_COALESCE_MS = MESH_ANN_MS / 2
 };
@@ -60,6 +65,12 @@ enum link_state {
 struct mark {
     uint64_t number, bytes, at;
 };
+
+/* Which of our clients a peer is told of; the number goes on the wire, where it means nothing but "the same or not". */
+enum { SCOPE_NEAR, SCOPE_FAR, SCOPES };
+
+/* The answer to a SYNC_REQ or BUCKETS that is under way. */
+enum sync_run { RUN_NONE, RUN_FULL, RUN_CHANGES, RUN_BUCKETS };
 
 struct peer;
 
@@ -87,18 +98,24 @@ struct link {
 
     /* What we tell: see announce.c. */
     uint64_t sent, acked, marked; /* bytes; marked: at the last mark */
-    bool sync_wanted;             /* the peer asked */
-    bool sync_running;
+    int scope;                    /* of our set */
+    bool sync_wanted;             /* the peer asked, … */
+    struct meshmsg_moment held;   /* … and has this already */
+    bool buckets_wanted;          /* it asked for some buckets: */
+    uint8_t bitmap[MESHMSG_BITMAP_LEN];
+    enum sync_run sync_running;
     uint64_t sync_target, sync_last;
     uint32_t sync_cursor; /* next slot of the sync, SLOT_NONE: done */
     bool telling;         /* a sync was begun: ANN may go */
     uint64_t told;        /* seq */
     uint32_t ann_cursor;  /* oldest slot not told */
-    uint64_t flush_at;
+    uint64_t flush_at, digest_at;
 
     /* What we hear: see learn.c. */
-    bool sync_asked;  /* and its BEGIN has not come */
-    bool sync_missed; /* something is missing, but the last question was less than SYNC_MIN_MS ago */
+    bool sync_asked;    /* and its BEGIN has not come */
+    bool buckets_asked; /* the same for buckets, or they are on their way */
+    int sync_run;       /* enum meshmsg_sync of what comes in; -1: none */
+    bool sync_missed;   /* something is missing, but the last question was less than SYNC_MIN_MS ago */
     uint64_t asked_at;
 };
 
@@ -136,8 +153,11 @@ struct peer {
     uint32_t n_slots, n_old, drop_at;
     bool parity; /* of places named by slots; those of old_slots have the other */
     bool syncing, same_boot, synced, dropping;
-    uint64_t set_boot, in_seq;
+    uint64_t set_boot, in_seq; /* what we hold, and … */
+    uint32_t set_scope;        /* … which part of its set that is; see meshmsg_sets.h */
     uint32_t n_keys;
+    uint64_t root;       /* XOR of the hashes of all its announced places */
+    unsigned digest_bad; /* digests in a row that did not add up */
 
     uint64_t boot; /* highest proven */
     uint8_t instance[MESHMSG_INSTANCE_LEN];
@@ -153,14 +173,24 @@ struct pin {
     struct derp_key key;
 };
 
-/* A client of ours, in its slot; slots hang in a list by the time of their last change (announce.c). */
+/* A client of ours, in its slot; slots hang in a list by the time of their last change (ours.c). */
+struct told {
+    uint64_t seq, hash; /* of its last change; of its entry, if it is up */
+    uint32_t older, newer;
+    bool up;
+};
 struct local_slot {
     struct derp_key key;
-    uint64_t seq;
-    uint32_t older, newer, free_next;
-    uint32_t age;
-    bool used, home, up_fresh;
-    bool derper, lost; /* no client of ours: a derper's; which cannot be reached now */
+    uint32_t free_next, age;
+    bool used, home;
+    bool derper, lost;      /* no client of ours: a derper's; which cannot be reached now */
+    struct told in[SCOPES]; /* what each scope says of it */
+};
+
+/* The order and the digest of what one scope says. */
+struct scope {
+    uint64_t seq, root;
+    uint32_t oldest, newest, count;
 };
 
 struct place {
@@ -222,8 +252,8 @@ struct mesh {
 
     struct keymap *local; /* uint32_t slot */
     struct local_slot *slot;
-    uint32_t n_slots, cap_slots, free_first, free_last, oldest, newest;
-    uint64_t seq;
+    uint32_t n_slots, cap_slots, free_first, free_last;
+    struct scope scope[SCOPES];
 
     uint64_t seen_nonce[REPLAY_RING]; /* first bytes of nonces of HELLOs that came in */
     unsigned seen_next;

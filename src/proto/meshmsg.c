@@ -10,6 +10,7 @@
 #include <msgpack.h>
 #include <sodium.h>
 
+#include "proto/meshmsg_parts.h"
 #include "proto/wire.h"
 
 void mesh_key_id_of(struct mesh_key_id *id, const uint8_t key[static KEY_LEN])
@@ -40,8 +41,7 @@ int meshmsg_open(struct meshmsg_in *in, uint32_t *type, const uint8_t *payload, 
     return mpread_u32(&in->r, type, UINT32_MAX);
 }
 
-/* The elements of a message for a reader that needs at least n of them. */
-static int take(struct mpread *r, const struct meshmsg_in *in, uint32_t n)
+int meshmsg_take(struct mpread *r, const struct meshmsg_in *in, uint32_t n)
 {
     *r = in->r;
     return in->left >= n ? 0 : -1;
@@ -50,7 +50,8 @@ static int take(struct mpread *r, const struct meshmsg_in *in, uint32_t n)
 int meshmsg_read_versions(const struct meshmsg_in *in, uint32_t *min, uint32_t *max)
 {
     struct mpread r;
-    if (take(&r, in, 2) != 0 || mpread_u32(&r, min, UINT32_MAX) != 0 || mpread_u32(&r, max, UINT32_MAX) != 0)
+    if (meshmsg_take(&r, in, 2) != 0 || mpread_u32(&r, min, UINT32_MAX) != 0 ||
+        mpread_u32(&r, max, UINT32_MAX) != 0)
         return -1;
     return *min <= *max ? 0 : -1;
 }
@@ -87,7 +88,7 @@ int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h)
 {
     struct mpread r;
     memset(h, 0, sizeof *h);
-    if (take(&r, in, 16) != 0 || meshmsg_read_versions(in, &h->version_min, &h->version_max) != 0)
+    if (meshmsg_take(&r, in, 16) != 0 || meshmsg_read_versions(in, &h->version_min, &h->version_max) != 0)
         return -1;
     if (mpread_skip(&r) != 0 || mpread_skip(&r) != 0 || mpread_uint(&r, &h->features) != 0 ||
         mpread_name(&r, h->software, sizeof h->software) != 0 ||
@@ -105,85 +106,34 @@ int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
                       uint8_t mac[static MESHMSG_MAC_LEN])
 {
     struct mpread r;
-    if (take(&r, in, 2) != 0 || mpread_bin_exact(&r, id->b, sizeof id->b) != 0)
+    if (meshmsg_take(&r, in, 2) != 0 || mpread_bin_exact(&r, id->b, sizeof id->b) != 0)
         return -1;
     return mpread_bin_exact(&r, mac, MESHMSG_MAC_LEN);
 }
 
-static int read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
+int meshmsg_read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
 {
     struct mpread r;
-    if (take(&r, in, 2) != 0 || mpread_uint(&r, a) != 0)
+    if (meshmsg_take(&r, in, 2) != 0 || mpread_uint(&r, a) != 0)
         return -1;
     return mpread_uint(&r, b);
 }
 
 int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time)
 {
-    return read_two(in, number, time);
-}
-
-int meshmsg_read_sync_req(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq)
-{
-    return read_two(in, boot, seq);
+    return meshmsg_read_two(in, number, time);
 }
 
 int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code)
 {
     struct mpread r;
-    return take(&r, in, 1) != 0 ? -1 : mpread_u32(&r, code, UINT32_MAX);
+    return meshmsg_take(&r, in, 1) != 0 ? -1 : mpread_u32(&r, code, UINT32_MAX);
 }
 
 int meshmsg_read_info(const struct meshmsg_in *in, uint8_t map_hash[static MESHMSG_HASH_LEN])
 {
     struct mpread r;
-    return take(&r, in, 1) != 0 ? -1 : mpread_bin_exact(&r, map_hash, MESHMSG_HASH_LEN);
-}
-
-int meshmsg_read_sync_begin(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq, uint64_t *count)
-{
-    struct mpread r;
-    if (take(&r, in, 3) != 0 || mpread_uint(&r, boot) != 0 || mpread_uint(&r, seq) != 0)
-        return -1;
-    return mpread_uint(&r, count);
-}
-
-int meshmsg_read_sync_data(const struct meshmsg_in *in, struct meshmsg_entries *entries)
-{
-    if (take(&entries->r, in, 1) != 0)
-        return -1;
-    return mpread_array(&entries->r, &entries->left);
-}
-
-int meshmsg_read_ann(const struct meshmsg_in *in, uint64_t *prev, uint64_t *seq,
-                     struct meshmsg_entries *entries)
-{
-    if (take(&entries->r, in, 3) != 0 || mpread_uint(&entries->r, prev) != 0 ||
-        mpread_uint(&entries->r, seq) != 0)
-        return -1;
-    return mpread_array(&entries->r, &entries->left);
-}
-
-int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e)
-{
-    struct mpread *r = &entries->r;
-    uint32_t n;
-    if (entries->left == 0)
-        return 0;
-    entries->left--;
-    memset(e, 0, sizeof *e);
-    if (mpread_array(r, &n) != 0 || n == 0 || mpread_u32(r, &e->slot, UINT32_MAX) != 0)
-        return -1;
-    e->up = n > 1;
-    if (!e->up)
-        return 1;
-    if (n < 4 || mpread_bin_exact(r, e->key.b, KEY_LEN) != 0 || mpread_u32(r, &e->flags, UINT32_MAX) != 0 ||
-        mpread_u32(r, &e->age, UINT32_MAX) != 0)
-        return -1;
-    for (uint32_t i = 4; i < n; i++)
-        if (mpread_skip(r) != 0)
-            return -1;
-    return 1;
+    return meshmsg_take(&r, in, 1) != 0 ? -1 : mpread_bin_exact(&r, map_hash, MESHMSG_HASH_LEN);
 }
 
 /* ---- writing ---- */
@@ -198,7 +148,7 @@ static int append(void *ctx, const char *p, size_t n)
     return 0;
 }
 
-static void begin(struct meshmsg *m, msgpack_packer *pk, enum meshmsg_type type, size_t elements)
+void meshmsg_begin(struct meshmsg *m, msgpack_packer *pk, enum meshmsg_type type, size_t elements)
 {
     m->n = FRAME_HEADER_LEN;
     msgpack_packer_init(pk, m, append);
@@ -206,12 +156,12 @@ static void begin(struct meshmsg *m, msgpack_packer *pk, enum meshmsg_type type,
     msgpack_pack_uint32(pk, type);
 }
 
-static void finish(struct meshmsg *m)
+void meshmsg_finish(struct meshmsg *m)
 {
     frame_header(m->b, FRAME_MESH_CONTROL, (uint32_t)(m->n - FRAME_HEADER_LEN));
 }
 
-static void pack_bin(msgpack_packer *pk, const void *p, size_t n)
+void meshmsg_pack_bin(msgpack_packer *pk, const void *p, size_t n)
 {
     msgpack_pack_bin(pk, n);
     msgpack_pack_bin_body(pk, p, n);
@@ -227,7 +177,7 @@ static void pack_str(msgpack_packer *pk, const char *s)
 void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h)
 {
     msgpack_packer pk;
-    begin(m, &pk, MESHMSG_HELLO, 16);
+    meshmsg_begin(m, &pk, MESHMSG_HELLO, 16);
     msgpack_pack_uint32(&pk, h->version_min);
     msgpack_pack_uint32(&pk, h->version_max);
     msgpack_pack_uint64(&pk, h->features);
@@ -235,15 +185,15 @@ void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h)
     pack_str(&pk, h->name);
     pack_str(&pk, h->to);
     msgpack_pack_uint32(&pk, h->region);
-    pack_bin(&pk, h->key.b, KEY_LEN);
+    meshmsg_pack_bin(&pk, h->key.b, KEY_LEN);
     msgpack_pack_uint64(&pk, h->boot);
-    pack_bin(&pk, h->instance, sizeof h->instance);
-    pack_bin(&pk, h->nonce, sizeof h->nonce);
-    pack_bin(&pk, h->ephemeral.b, KEY_LEN);
+    meshmsg_pack_bin(&pk, h->instance, sizeof h->instance);
+    meshmsg_pack_bin(&pk, h->nonce, sizeof h->nonce);
+    meshmsg_pack_bin(&pk, h->ephemeral.b, KEY_LEN);
     msgpack_pack_array(&pk, h->n_key_ids);
     for (uint32_t i = 0; i < h->n_key_ids; i++)
-        pack_bin(&pk, h->key_id[i].b, sizeof h->key_id[i].b);
-    pack_bin(&pk, h->map_hash, sizeof h->map_hash);
+        meshmsg_pack_bin(&pk, h->key_id[i].b, sizeof h->key_id[i].b);
+    meshmsg_pack_bin(&pk, h->map_hash, sizeof h->map_hash);
     if (h->has_exporter)
         msgpack_pack_true(&pk);
     else
@@ -251,101 +201,49 @@ void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h)
     msgpack_pack_array(&pk, 2);
     msgpack_pack_uint32(&pk, h->max_payload);
     msgpack_pack_uint32(&pk, h->max_keys);
-    finish(m);
+    meshmsg_finish(m);
 }
 
 void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN])
 {
     msgpack_packer pk;
-    begin(m, &pk, MESHMSG_AUTH, 2);
-    pack_bin(&pk, id->b, sizeof id->b);
-    pack_bin(&pk, mac, MESHMSG_MAC_LEN);
-    finish(m);
+    meshmsg_begin(m, &pk, MESHMSG_AUTH, 2);
+    meshmsg_pack_bin(&pk, id->b, sizeof id->b);
+    meshmsg_pack_bin(&pk, mac, MESHMSG_MAC_LEN);
+    meshmsg_finish(m);
 }
 
-static void write_two(struct meshmsg *m, enum meshmsg_type type, uint64_t a, uint64_t b)
+void meshmsg_write_two(struct meshmsg *m, enum meshmsg_type type, uint64_t a, uint64_t b)
 {
     msgpack_packer pk;
-    begin(m, &pk, type, 2);
+    meshmsg_begin(m, &pk, type, 2);
     msgpack_pack_uint64(&pk, a);
     msgpack_pack_uint64(&pk, b);
-    finish(m);
+    meshmsg_finish(m);
 }
 
 void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time)
 {
-    write_two(m, MESHMSG_PING, number, time);
+    meshmsg_write_two(m, MESHMSG_PING, number, time);
 }
 
 void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time)
 {
-    write_two(m, MESHMSG_PONG, number, time);
+    meshmsg_write_two(m, MESHMSG_PONG, number, time);
 }
 
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code)
 {
     msgpack_packer pk;
-    begin(m, &pk, MESHMSG_BYE, 1);
+    meshmsg_begin(m, &pk, MESHMSG_BYE, 1);
     msgpack_pack_uint32(&pk, code);
-    finish(m);
+    meshmsg_finish(m);
 }
 
 void meshmsg_info(struct meshmsg *m, const uint8_t map_hash[static MESHMSG_HASH_LEN])
 {
     msgpack_packer pk;
-    begin(m, &pk, MESHMSG_INFO, 1);
-    pack_bin(&pk, map_hash, MESHMSG_HASH_LEN);
-    finish(m);
-}
-
-void meshmsg_sync_req(struct meshmsg *m, uint64_t boot, uint64_t seq)
-{
-    write_two(m, MESHMSG_SYNC_REQ, boot, seq);
-}
-
-void meshmsg_sync_begin(struct meshmsg *m, uint64_t boot, uint64_t seq, uint64_t count)
-{
-    msgpack_packer pk;
-    begin(m, &pk, MESHMSG_SYNC_BEGIN, 3);
-    msgpack_pack_uint64(&pk, boot);
-    msgpack_pack_uint64(&pk, seq);
-    msgpack_pack_uint64(&pk, count);
-    finish(m);
-}
-
-static void pack_entries(msgpack_packer *pk, const struct meshmsg_entry *e, uint32_t n)
-{
-    msgpack_pack_array(pk, n);
-    for (uint32_t i = 0; i < n; i++) {
-        msgpack_pack_array(pk, e[i].up ? 4 : 1);
-        msgpack_pack_uint32(pk, e[i].slot);
-        if (!e[i].up)
-            continue;
-        pack_bin(pk, e[i].key.b, KEY_LEN);
-        msgpack_pack_uint32(pk, e[i].flags);
-        msgpack_pack_uint32(pk, e[i].age);
-    }
-}
-
-void meshmsg_sync_data(struct meshmsg *m, const struct meshmsg_entry *e, uint32_t n)
-{
-    msgpack_packer pk;
-    begin(m, &pk, MESHMSG_SYNC_DATA, 1);
-    pack_entries(&pk, e, n);
-    finish(m);
-}
-
-void meshmsg_sync_end(struct meshmsg *m, uint64_t boot, uint64_t seq)
-{
-    write_two(m, MESHMSG_SYNC_END, boot, seq);
-}
-
-void meshmsg_ann(struct meshmsg *m, uint64_t prev, uint64_t seq, const struct meshmsg_entry *e, uint32_t n)
-{
-    msgpack_packer pk;
-    begin(m, &pk, MESHMSG_ANN, 3);
-    msgpack_pack_uint64(&pk, prev);
-    msgpack_pack_uint64(&pk, seq);
-    pack_entries(&pk, e, n);
-    finish(m);
+    meshmsg_begin(m, &pk, MESHMSG_INFO, 1);
+    meshmsg_pack_bin(&pk, map_hash, MESHMSG_HASH_LEN);
+    meshmsg_finish(m);
 }

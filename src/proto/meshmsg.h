@@ -1,6 +1,6 @@
 /* The control messages between derpmesh nodes: one msgpack array [type, …] in each 0x60 frame.
  *
- * Specification: docs/protocol.md.  Elements behind those named here are ignored when read (later versions add some).
+ * Messages about sets of keys: meshmsg_sets.h.  Specification: docs/protocol.md.  Elements behind those named here are ignored when read (later versions add some).
  * Writers build the whole frame, header included, in a fixed buffer; readers copy small things and walk lists in
  * place.  Nothing is allocated. */
 #ifndef DERPMESH_PROTO_MESHMSG_H
@@ -14,8 +14,7 @@
 #include "proto/key.h"
 #include "proto/mpread.h"
 
-/* Numbers below MESHMSG_CLOSES that a node does not know are ignored, others close the link.
- * 12 to 15 and 20 to 31 are kept for digests, path and tunnel messages, 16 to 19 for answers about single keys. */
+/* Numbers below MESHMSG_CLOSES that a node does not know are ignored, others close the link. */
 enum meshmsg_type {
     MESHMSG_HELLO = 1,
     MESHMSG_AUTH = 2,
@@ -28,6 +27,8 @@ enum meshmsg_type {
     MESHMSG_SYNC_DATA = 9,
     MESHMSG_SYNC_END = 10,
     MESHMSG_ANN = 11,
+    MESHMSG_DIGEST = 19,
+    MESHMSG_BUCKETS = 20,
     MESHMSG_CLOSES = 0x40
 };
 
@@ -36,8 +37,7 @@ enum {
     MESH_VERSION_MAX = 1,
     MESHMSG_MAX = 16384, /* payload of any control frame */
     MESHMSG_BEFORE_AUTH_MAX = 4096,
-    MESHMSG_NAME_MAX = 128,    /* bytes of a name, with the NUL */
-    MESHMSG_ENTRIES_MAX = 340, /* entries in one ANN or SYNC_DATA: 340 × 47 bytes < MESHMSG_MAX */
+    MESHMSG_NAME_MAX = 128, /* bytes of a name, with the NUL */
     MESHMSG_NONCE_LEN = 32,
     MESHMSG_MAC_LEN = 32,
     MESHMSG_KEY_ID_LEN = 8,
@@ -76,23 +76,6 @@ struct meshmsg_hello {
     uint32_t max_payload, max_keys; /* limits: control payload, keys it will hold of one peer */
 };
 
-/* Flags of an entry: the client's home, else a visitor; or a client of a real derper that the sender forwards to, and whether
- * the way there is cut at the moment. */
-enum { MESHMSG_HOME = 1, MESHMSG_DERPER = 2, MESHMSG_LOST = 4 };
-struct meshmsg_entry {
-    uint32_t slot;
-    bool up;
-    struct derp_key key; /* these three only if up */
-    uint32_t flags;
-    uint32_t age;
-};
-
-/* Entries of a message being read, in place. */
-struct meshmsg_entries {
-    struct mpread r;
-    uint32_t left;
-};
-
 /* ---- reading: 0 or -1; payload is the frame's without its header ---- */
 
 /* Opens a message: its type, and r behind it with left elements to come.  -1 if it is no well-formed
@@ -112,14 +95,6 @@ int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
 int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time);
 int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code);
 int meshmsg_read_info(const struct meshmsg_in *in, uint8_t map_hash[static MESHMSG_HASH_LEN]);
-/* SYNC_REQ: what the asking side holds (0, 0: nothing).  SYNC_END: boot and seq, too. */
-int meshmsg_read_sync_req(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq);
-int meshmsg_read_sync_begin(const struct meshmsg_in *in, uint64_t *boot, uint64_t *seq, uint64_t *count);
-int meshmsg_read_sync_data(const struct meshmsg_in *in, struct meshmsg_entries *entries);
-int meshmsg_read_ann(const struct meshmsg_in *in, uint64_t *prev, uint64_t *seq,
-                     struct meshmsg_entries *entries);
-/* 1: an entry, 0: no more, -1: malformed. */
-int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e);
 
 /* ---- writing: always fits ---- */
 
@@ -138,11 +113,5 @@ void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time);
 void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time);
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code);
 void meshmsg_info(struct meshmsg *m, const uint8_t map_hash[static MESHMSG_HASH_LEN]);
-void meshmsg_sync_req(struct meshmsg *m, uint64_t boot, uint64_t seq);
-void meshmsg_sync_begin(struct meshmsg *m, uint64_t boot, uint64_t seq, uint64_t count);
-void meshmsg_sync_data(struct meshmsg *m, const struct meshmsg_entry *e, uint32_t n);
-void meshmsg_sync_end(struct meshmsg *m, uint64_t boot, uint64_t seq);
-/* n ≤ MESHMSG_ENTRIES_MAX */
-void meshmsg_ann(struct meshmsg *m, uint64_t prev, uint64_t seq, const struct meshmsg_entry *e, uint32_t n);
 
 #endif

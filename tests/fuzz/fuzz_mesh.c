@@ -8,7 +8,7 @@
 #include <sodium.h>
 
 #include "mesh/mesh.h"
-#include "proto/meshmsg.h"
+#include "proto/meshmsg_sets.h"
 #include "proto/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -250,6 +250,17 @@ static void inject(struct pipe *p, const uint8_t *payload, size_t len)
     free(exact);
 }
 
+/* A question of the peer. */
+static void asked(struct meshmsg *m, uint32_t n, uint64_t seq)
+{
+    uint64_t bucket[MESHMSG_BUCKETS_N] = {seq};
+    struct meshmsg_moment held = {.boot = n & 1 ? 100 : 0, .seq = seq, .scope = n >> 1 & 1};
+    if (n & 4)
+        meshmsg_buckets(m, &held, bucket);
+    else
+        meshmsg_sync_req(m, &held);
+}
+
 /* A well-formed message of few keys and slots, so that the input reaches what lies behind the parser. */
 static void structured(struct pipe *p, struct input *in)
 {
@@ -268,9 +279,13 @@ static void structured(struct pipe *p, struct input *in)
         }
     }
     switch (what & 7) {
-    case 0:
-        meshmsg_sync_begin(&m, 100, what >> 3, n);
+    case 0: {
+        struct meshmsg_sync_begin b = {.at = {100, what >> 6, n & 1}, .mode = n % 3, .since = what >> 6};
+        b.slots = b.mode == MESHMSG_SYNC_BUCKETS ? byte(in) : 0;
+        memset(b.bitmap, b.mode == MESHMSG_SYNC_BUCKETS ? byte(in) : 0, sizeof b.bitmap);
+        meshmsg_sync_begin(&m, &b);
         break;
+    }
     case 1:
         meshmsg_sync_data(&m, e, n);
         break;
@@ -278,10 +293,13 @@ static void structured(struct pipe *p, struct input *in)
         meshmsg_sync_end(&m, 100, what >> 3);
         break;
     case 3:
-        meshmsg_sync_req(&m, 0, 0);
+        asked(&m, n, what >> 6);
         break;
     case 4:
-        meshmsg_pong(&m, byte(in), 0);
+        if (n & 1)
+            meshmsg_pong(&m, byte(in), 0);
+        else
+            meshmsg_digest(&m, &(struct meshmsg_digest){{100, what >> 6, n & 1}, n, byte(in)});
         break;
     default: /* prev of few values, so that it often fits */
         meshmsg_ann(&m, what >> 6, what >> 6, e, n);

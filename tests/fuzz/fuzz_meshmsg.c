@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/meshmsg.h"
+#include "proto/meshmsg_sets.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -55,13 +55,51 @@ static void entries(struct meshmsg_entries *it)
     }
 }
 
+static int same(const struct meshmsg_moment *a, const struct meshmsg_moment *b)
+{
+    return a->boot == b->boot && a->seq == b->seq && a->scope == b->scope;
+}
+
+static void sets(const struct meshmsg_in *in)
+{
+    static uint64_t bucket[MESHMSG_BUCKETS_N], bucket2[MESHMSG_BUCKETS_N];
+    struct meshmsg_moment at, at2;
+    struct meshmsg_sync_begin b, b2;
+    struct meshmsg_digest d, d2;
+    struct meshmsg_in again;
+    if (meshmsg_read_sync_req(in, &at) == 0) {
+        meshmsg_sync_req(&out, &at);
+        again = reopen(MESHMSG_SYNC_REQ);
+        expect(meshmsg_read_sync_req(&again, &at2) == 0 && same(&at, &at2));
+    }
+    if (meshmsg_read_sync_begin(in, &b) == 0) {
+        meshmsg_sync_begin(&out, &b);
+        again = reopen(MESHMSG_SYNC_BEGIN);
+        expect(meshmsg_read_sync_begin(&again, &b2) == 0 && same(&b.at, &b2.at) && b.mode == b2.mode);
+        expect(b.count == b2.count && b.since == b2.since && b.slots == b2.slots);
+        expect(memcmp(b.bitmap, b2.bitmap, sizeof b.bitmap) == 0);
+    }
+    if (meshmsg_read_digest(in, &d) == 0) {
+        meshmsg_digest(&out, &d);
+        again = reopen(MESHMSG_DIGEST);
+        expect(meshmsg_read_digest(&again, &d2) == 0 && same(&d.at, &d2.at));
+        expect(d.count == d2.count && d.root == d2.root);
+    }
+    if (meshmsg_read_buckets(in, &at, bucket) == 0) {
+        meshmsg_buckets(&out, &at, bucket);
+        again = reopen(MESHMSG_BUCKETS);
+        expect(meshmsg_read_buckets(&again, &at2, bucket2) == 0 && same(&at, &at2));
+        expect(memcmp(bucket, bucket2, sizeof bucket) == 0);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct meshmsg_in in;
     struct meshmsg_entries it;
     struct mesh_key_id id;
     uint8_t bytes[MESHMSG_HASH_LEN];
-    uint64_t a, b, c;
+    uint64_t a, b;
     uint32_t type, min, max;
     if (meshmsg_open(&in, &type, data, size) != 0)
         return 0;
@@ -72,8 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     meshmsg_read_ping(&in, &a, &b);
     meshmsg_read_bye(&in, &type);
     meshmsg_read_info(&in, bytes);
-    meshmsg_read_sync_req(&in, &a, &b);
-    meshmsg_read_sync_begin(&in, &a, &b, &c);
+    meshmsg_read_sync_end(&in, &a, &b);
+    sets(&in);
     if (meshmsg_read_sync_data(&in, &it) == 0)
         entries(&it);
     if (meshmsg_read_ann(&in, &a, &b, &it) == 0)

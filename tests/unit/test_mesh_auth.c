@@ -2,7 +2,7 @@
 #include "mesh_world.h"
 
 #include "mesh/auth.h"
-#include "proto/meshmsg.h"
+#include "proto/meshmsg_sets.h"
 
 /* ---- one mesh and a hand-made other side ---- */
 
@@ -610,13 +610,13 @@ static void test_out_of_turn(void **state)
                 meshmsg_ann(&m, 0, 1, &e, 1);
                 break;
             case 2:
-                meshmsg_sync_req(&m, 0, 0);
+                meshmsg_sync_req(&m, &(struct meshmsg_moment){0});
                 break;
             case 3:
                 meshmsg_bye(&m, MESHMSG_BYE_STOP);
                 break;
             case 4:
-                meshmsg_sync_begin(&m, 5, 0, 0);
+                meshmsg_sync_begin(&m, &(struct meshmsg_sync_begin){.at.boot = 5});
                 break;
             case 5: /* a number that is ignored later on */
                 m = (struct meshmsg){.n = FRAME_HEADER_LEN + 2, .b = {[5] = 0x91, [6] = 0x30}};
@@ -780,7 +780,7 @@ static void test_syncs_are_rare(void **state)
     assert_int_equal(count_sent(v, MESHMSG_SYNC_REQ), 1);
     int begun = 0, asked = 0;
     for (int i = 0; i < 300; i++) { /* three seconds */
-        meshmsg_sync_req(&m, 0, 0);
+        meshmsg_sync_req(&m, &(struct meshmsg_moment){0});
         input_msg(v, link, &m);
         struct derp_key key = world_key(i); /* something else to tell */
         assert_int_equal(mesh_client_up(v->mesh, &key, true, v->now), 0);
@@ -796,7 +796,7 @@ static void test_syncs_are_rare(void **state)
         now_asked = count_sent(v, MESHMSG_SYNC_REQ);
         asked += now_asked;
         if (i == 0 || now_asked) {
-            meshmsg_sync_begin(&m, 5, 0, 0);
+            meshmsg_sync_begin(&m, &(struct meshmsg_sync_begin){.at.boot = 5});
             input_msg(v, link, &m);
             meshmsg_sync_end(&m, 5, 0);
             input_msg(v, link, &m);
@@ -833,10 +833,10 @@ static void test_after_the_proof(void **state)
             m = (struct meshmsg){.n = FRAME_HEADER_LEN + 6, .b = {[5] = 0xdd, 0xff, 0xff, 0xff, 0xff, 0x03}};
             break;
         case 4: /* SYNC_BEGIN of another boot than HELLO's */
-            meshmsg_sync_begin(&m, 6, 0, 0);
+            meshmsg_sync_begin(&m, &(struct meshmsg_sync_begin){.at.boot = 6});
             break;
         case 5: /* a second one, not asked for */
-            meshmsg_sync_begin(&m, 5, 0, 0);
+            meshmsg_sync_begin(&m, &(struct meshmsg_sync_begin){.at.boot = 5});
             input_msg(v, link, &m);
             assert_int_not_equal(v->closed, link);
             break;

@@ -2,121 +2,9 @@
  *
  * Seeds are fixed; MESH_SIM_SEEDS="17 99" adds some.  Each seed is printed, so that a failure can be run again:
  * MESH_SIM_SEEDS=17 MESH_SIM_VERBOSE=1. */
-#include "mesh_world.h"
-
-#include "mesh/announce.h" /* the ages that owners gave, for the model */
-#include "mesh/state.h"
+#include "mesh_model.h"
 
 static const uint64_t SEEDS[] = {1, 2, 3, 4, 5, 6, 7, 8};
-
-/* ---- the model ---- */
-
-static uint32_t all_bits(int n)
-{
-    return (uint32_t)((UINT64_C(1) << n) - 1);
-}
-
-/* Where a node should send a key: home first, then the owner's age, then the smaller node id. */
-static int model_best(struct world *w, int at, int k)
-{
-    int best = -1;
-    uint32_t best_age = 0;
-    struct derp_key key = world_key(k);
-    for (int i = 0; i < w->n; i++) {
-        struct world_node *x = &w->node[i];
-        if (i == at || !x->mesh || !x->up[k])
-            continue;
-        uint32_t age = announce_local(x->mesh, &key)->age;
-        bool better = best < 0;
-        if (!better && x->home[k] != w->node[best].home[k]) {
-            better = x->home[k];
-        } else if (!better && age != best_age) {
-            better = age > best_age;
-        } else if (!better) {
-            struct node_id a, b;
-            node_id_of(&a, x->name);
-            node_id_of(&b, w->node[best].name);
-            better = memcmp(&a, &b, sizeof a) < 0;
-        }
-        if (better) {
-            best = i;
-            best_age = age;
-        }
-    }
-    return best;
-}
-
-static void check_links(struct world *w, int i, int j)
-{
-    struct mesh_peer_info a, b;
-    assert_true(mesh_peer(w->node[i].mesh, world_index_of(&w->node[i], j), &a));
-    assert_true(mesh_peer(w->node[j].mesh, world_index_of(&w->node[j], i), &b));
-    if (a.state != MESH_PEER_UP || !a.synced)
-        printf("%s → %s: state %d synced %d error %s\n", w->node[i].name, a.name, (int)a.state, a.synced,
-               a.last_error);
-    assert_int_equal(a.state, MESH_PEER_UP);
-    assert_true(a.synced);
-    assert_int_equal(a.link ^ 1, b.link); /* two ends of one connection: 2n + 1000 and 2n + 1001 */
-    assert_int_equal(w->node[i].node_link[j], a.link);
-    assert_true(a.rtt_ms >= 0);
-    assert_false(a.map_differs);
-    uint32_t n = 0;
-    for (int k = 0; k < WORLD_KEYS; k++)
-        n += w->node[j].up[k];
-    assert_int_equal(a.n_keys, n);
-}
-
-static void check_key(struct world *w, int i, int k)
-{
-    struct world_node *x = &w->node[i];
-    struct derp_key key = world_key(k);
-    struct mesh_location at[WORLD_NODES];
-    size_t n = mesh_where(x->mesh, &key, at, WORLD_NODES), expected = 0;
-    for (int j = 0; j < w->n; j++)
-        expected += w->node[j].mesh && w->node[j].up[k];
-    assert_int_equal(n, expected);
-    for (size_t l = 0; l < n; l++) {
-        int j = at[l].node == NODE_NONE ? i : world_of_index(x, at[l].node);
-        assert_true(w->node[j].mesh && w->node[j].up[k]);
-        assert_int_equal(at[l].home, w->node[j].home[k]);
-        assert_false(at[l].gleaned);
-    }
-    int best = model_best(w, i, k);
-    int told = x->route[k] == NODE_NONE ? -1 : world_of_index(x, x->route[k]);
-    if (told != best)
-        printf("%s key %d: route %d, model %d\n", x->name, k, told, best);
-    assert_int_equal(told, best);
-    if (x->up[k])
-        assert_int_equal(at[0].node, NODE_NONE);
-    else if (best >= 0)
-        assert_int_equal(world_of_index(x, at[0].node), best);
-}
-
-static void check_all(struct world *w)
-{
-    for (int i = 0; i < w->n; i++) {
-        struct world_node *x = &w->node[i];
-        if (!x->mesh)
-            continue;
-        for (int j = 0; j < w->n; j++)
-            if (j != i && w->node[j].mesh)
-                check_links(w, i, j);
-        size_t elsewhere = 0;
-        for (int k = 0; k < WORLD_KEYS; k++) {
-            check_key(w, i, k);
-            bool there = false;
-            for (int j = 0; j < w->n; j++)
-                there = there || (j != i && w->node[j].mesh && w->node[j].up[k]);
-            elsewhere += there;
-        }
-        struct mesh_counters c;
-        mesh_counters(x->mesh, &c);
-        assert_int_equal(c.n_remote_keys, elsewhere); /* no ghosts */
-        assert_int_equal(c.bad_message, 0);
-        assert_int_equal(c.unknown_message, 0);
-        assert_int_equal(c.refused_auth + c.refused_pin + c.refused_replay + c.refused_name, 0);
-    }
-}
 
 /* ---- chaos ---- */
 
@@ -212,14 +100,6 @@ static void new_map(struct chaos *c)
         return;
     c->map[c->n_maps] = world_map(w, all_bits(w->n), moved, (uint8_t)(1 + c->n_maps % 250));
     c->latest = c->n_maps++;
-}
-
-static void take_map(struct world *w, int i, const struct derpmap *map)
-{
-    struct world_node *x = &w->node[i];
-    mesh_set_map(x->mesh, map, world_map_node(map, x->name), w->now);
-    x->map = map;
-    world_touch(w, i);
 }
 
 static void link_action(struct chaos *c)
@@ -335,36 +215,6 @@ static void test_same_seed_same_bytes(void **state)
 
 /* ---- the rules one by one ---- */
 
-struct pair {
-    struct world *w;
-    struct derpmap *map;
-};
-
-static struct pair cluster(uint64_t seed, int n)
-{
-    struct pair p = {.w = world_new(seed, n)};
-    p.w->verbose = getenv("MESH_SIM_VERBOSE") != NULL;
-    p.w->latency_min = p.w->latency_max = 10;
-    p.map = world_map(p.w, all_bits(n), 0, 1);
-    for (int i = 0; i < n; i++)
-        world_start(p.w, i, p.map);
-    return p;
-}
-
-static struct pair cluster_up(uint64_t seed, int n)
-{
-    struct pair p = cluster(seed, n);
-    world_run(p.w, p.w->now + 2000);
-    check_all(p.w);
-    return p;
-}
-
-static void cluster_free(struct pair *p)
-{
-    world_free(p->w);
-    world_map_free(p->map);
-}
-
 /* Which of two nodes is the preferred dialer: the one that dialled when nothing was wrong. */
 static int dialer_of(struct world *w)
 {
@@ -477,7 +327,7 @@ static void test_gone(void **state)
     world_run(w, w->now + 2000 + PEER_GONE_JITTER_MS);
     for (int i = 0; i < 2; i++)
         assert_int_equal(w->node[i].gone[5], 1);
-    world_run(w, w->now + MESH_LINK_DEAD_MS);
+    world_run(w, w->now + FORGET_MS);
     assert_int_equal(mesh_where(w->node[0].mesh, &key, NULL, 0), 0);
     for (int i = 0; i < 2; i++)
         assert_int_equal(w->node[i].gone[5], 1);
@@ -564,7 +414,7 @@ static void test_slot_reuse_evicts(void **state)
     world_client_down(w, 0, 10);
     world_client_up(w, 0, 100, true);
     struct derp_key k100 = world_key(100);
-    const struct local_slot *s = announce_local(w->node[0].mesh, &k100);
+    const struct local_slot *s = ours_local(w->node[0].mesh, &k100);
     assert_int_equal(s - w->node[0].mesh->slot, 10);
     world_run(w, w->now + 100);
     check_all(w);
@@ -574,7 +424,7 @@ static void test_slot_reuse_evicts(void **state)
     world_client_down(w, 0, 20);
     world_client_up(w, 0, 101, true);
     struct derp_key k101 = world_key(101);
-    assert_int_equal(announce_local(w->node[0].mesh, &k101) - w->node[0].mesh->slot, 30);
+    assert_int_equal(ours_local(w->node[0].mesh, &k101) - w->node[0].mesh->slot, 30);
     world_run(w, w->now + 6000);
     check_all(w);
     assert_int_equal(w->node[1].gone[10], 1);
@@ -1024,7 +874,7 @@ static void test_large_set(void **state)
         struct derp_key key = world_key(WORLD_KEYS + k);
         struct mesh_location at;
         assert_int_equal(mesh_where(w->node[1].mesh, &key, &at, 1), 1);
-        assert_int_equal(at.home, announce_local(w->node[0].mesh, &key)->home);
+        assert_int_equal(at.home, ours_local(w->node[0].mesh, &key)->home);
     }
     assert_int_equal(info.n_keys, KEYS + 1);
     struct mesh_counters c;

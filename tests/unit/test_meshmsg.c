@@ -9,7 +9,7 @@
 #include <cmocka.h>
 #include <sodium.h>
 
-#include "proto/meshmsg.h"
+#include "proto/meshmsg_sets.h"
 #include "proto/wire.h"
 
 static struct meshmsg m;
@@ -93,7 +93,7 @@ static void test_small_messages(void **state)
     struct meshmsg_in in;
     struct mesh_key_id id = {{1, 2, 3, 4, 5, 6, 7, 8}}, id2;
     uint8_t mac[MESHMSG_MAC_LEN], mac2[MESHMSG_MAC_LEN];
-    uint64_t a, b, c;
+    uint64_t a, b;
     uint32_t code;
     memset(mac, 0xaa, sizeof mac);
     meshmsg_auth(&m, &id, mac);
@@ -121,19 +121,86 @@ static void test_small_messages(void **state)
     expect(MESHMSG_INFO, &in);
     assert_int_equal(meshmsg_read_info(&in, mac2), 0);
     assert_memory_equal(mac, mac2, sizeof mac);
-    meshmsg_sync_req(&m, 7, 8);
-    bytes_are("600000000493070708");
+}
+
+static bool same_moment(const struct meshmsg_moment *a, const struct meshmsg_moment *b)
+{
+    return a->boot == b->boot && a->seq == b->seq && a->scope == b->scope;
+}
+
+static bool same_begin(const struct meshmsg_sync_begin *a, const struct meshmsg_sync_begin *b)
+{
+    return same_moment(&a->at, &b->at) && a->mode == b->mode && a->count == b->count &&
+           a->since == b->since && a->slots == b->slots &&
+           memcmp(a->bitmap, b->bitmap, sizeof a->bitmap) == 0;
+}
+
+/* Syncs, digests: byte for byte. */
+static void test_set_messages(void **state)
+{
+    (void)state;
+    struct meshmsg_in in;
+    struct meshmsg_moment held = {.boot = 7, .seq = 8, .scope = 1}, held2;
+    struct meshmsg_sync_begin b = {.at = held, .mode = MESHMSG_SYNC_CHANGES, .count = 3, .since = 5}, b2;
+    struct meshmsg_digest d = {.at = held, .count = 2, .root = 0}, d2;
+    static uint64_t bucket[MESHMSG_BUCKETS_N], bucket2[MESHMSG_BUCKETS_N];
+    uint64_t boot, seq;
+    meshmsg_sync_req(&m, &held);
+    bytes_are("60000000059407070801");
     expect(MESHMSG_SYNC_REQ, &in);
-    assert_int_equal(meshmsg_read_sync_req(&in, &a, &b), 0);
-    assert_int_equal(a, 7);
-    assert_int_equal(b, 8);
-    meshmsg_sync_begin(&m, 1, 2, 3);
-    bytes_are("60000000059408010203");
+    assert_int_equal(meshmsg_read_sync_req(&in, &held2), 0);
+    assert_true(same_moment(&held, &held2));
+    meshmsg_sync_begin(&m, &b);
+    bytes_are("600000000b99080708010103"
+              "0500c400");
     expect(MESHMSG_SYNC_BEGIN, &in);
-    assert_int_equal(meshmsg_read_sync_begin(&in, &a, &b, &c), 0);
-    assert_int_equal(c, 3);
+    assert_int_equal(meshmsg_read_sync_begin(&in, &b2), 0);
+    assert_true(same_begin(&b, &b2));
+    b = (struct meshmsg_sync_begin){.at = held, .mode = MESHMSG_SYNC_BUCKETS, .count = 3, .slots = 9};
+    b.bitmap[1] = 0x81;
+    assert_true(meshmsg_bit(b.bitmap, 8) && meshmsg_bit(b.bitmap, MESHMSG_BUCKETS_N + 15));
+    assert_false(meshmsg_bit(b.bitmap, 9) || meshmsg_bit(b.bitmap, 1));
+    meshmsg_sync_begin(&m, &b);
+    expect(MESHMSG_SYNC_BEGIN, &in);
+    assert_int_equal(meshmsg_read_sync_begin(&in, &b2), 0);
+    assert_true(same_begin(&b, &b2));
     meshmsg_sync_end(&m, 1, 2);
     bytes_are("6000000004930a0102");
+    expect(MESHMSG_SYNC_END, &in);
+    assert_int_equal(meshmsg_read_sync_end(&in, &boot, &seq), 0);
+    assert_int_equal(boot, 1);
+    assert_int_equal(seq, 2);
+    meshmsg_digest(&m, &d);
+    bytes_are("6000000010"
+              "96130708010"
+              "2c4080000000000000000");
+    expect(MESHMSG_DIGEST, &in);
+    assert_int_equal(meshmsg_read_digest(&in, &d2), 0);
+    assert_true(same_moment(&d.at, &d2.at) && d.count == d2.count && d.root == d2.root);
+    for (int i = 0; i < MESHMSG_BUCKETS_N; i++)
+        bucket[i] = (uint64_t)i * 0x0123456789abcdefu;
+    meshmsg_buckets(&m, &held, bucket);
+    assert_true(m.n - FRAME_HEADER_LEN <= MESHMSG_MAX);
+    expect(MESHMSG_BUCKETS, &in);
+    assert_int_equal(meshmsg_read_buckets(&in, &held2, bucket2), 0);
+    assert_memory_equal(bucket, bucket2, sizeof bucket);
+}
+
+/* The hash of an entry: docs/protocol.md has this vector; each field counts. */
+static void test_entry_hash(void **state)
+{
+    (void)state;
+    struct derp_key key;
+    char hex[17];
+    memset(&key, 0xbb, sizeof key);
+    uint64_t h = meshmsg_entry_hash(300, &key, MESHMSG_HOME, 9);
+    wire_hex(hex, (const uint8_t *)&h, sizeof h);
+    assert_string_equal(hex, "4d0202a1d32b3cc4");
+    assert_true(meshmsg_entry_hash(301, &key, MESHMSG_HOME, 9) != h);
+    assert_true(meshmsg_entry_hash(300, &key, 0, 9) != h);
+    assert_true(meshmsg_entry_hash(300, &key, MESHMSG_HOME, 8) != h);
+    key.b[31] ^= 1;
+    assert_true(meshmsg_entry_hash(300, &key, MESHMSG_HOME, 9) != h);
 }
 
 static void test_entries(void **state)
@@ -240,9 +307,10 @@ static void test_key_id(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hello),   cmocka_unit_test(test_small_messages),
-        cmocka_unit_test(test_entries), cmocka_unit_test(test_entries_of_later_versions_and_bad_ones),
-        cmocka_unit_test(test_key_id),
+        cmocka_unit_test(test_hello),      cmocka_unit_test(test_small_messages),
+        cmocka_unit_test(test_entries),    cmocka_unit_test(test_entries_of_later_versions_and_bad_ones),
+        cmocka_unit_test(test_key_id),     cmocka_unit_test(test_set_messages),
+        cmocka_unit_test(test_entry_hash),
     };
     if (sodium_init() < 0)
         return 1;

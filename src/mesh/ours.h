@@ -1,0 +1,26 @@
+/* Our own set: our clients in their slots, and the parts of it (scopes) that different peers are told. */
+#ifndef DERPMESH_MESH_OURS_H
+#define DERPMESH_MESH_OURS_H
+
+#include "mesh/state.h"
+
+int ours_init(struct mesh *m, uint64_t seed); /* 0, -1 no memory */
+void ours_deinit(struct mesh *m);
+
+int ours_up(struct mesh *m, const struct derp_key *key, bool home); /* 0, -1 no memory */
+void ours_home(struct mesh *m, const struct derp_key *key, bool home);
+void ours_down(struct mesh *m, const struct derp_key *key);
+/* A derper of our region has got, lost, or cannot reach a client any more: says of the key what is true now. */
+void ours_derper(struct mesh *m, const struct derp_key *key);
+/* Our client of that key (no derper's), or NULL. */
+const struct local_slot *ours_local(const struct mesh *m, const struct derp_key *key);
+
+/* What a scope says of a slot. */
+void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_entry *e);
+/* The oldest slot of a scope's list that has changed after seq, or SLOT_NONE. */
+uint32_t ours_since(const struct mesh *m, int scope, uint64_t seq);
+/* The 1024 bucket hashes of a scope: a walk over all slots. */
+void ours_buckets(const struct mesh *m, int scope, uint64_t bucket[static MESHMSG_BUCKETS_N]);
+size_t ours_bytes(const struct mesh *m);
+
+#endif
