@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-STAGES=(format includes build-gcc build-clang unit asan tsan fuzz integration integration-asan docker demo bench)
+STAGES=(format includes build-gcc build-clang unit asan tsan fuzz integration integration-asan faults docker demo bench)
 QUICK=(format includes unit)
 LOGS=$ROOT/build/logs
 LONG=${DERPMESH_LONG:-}
@@ -23,7 +23,7 @@ LONG=${DERPMESH_LONG:-}
 # The limit of a stage in seconds; each is far above what it takes.
 stage_limit() {
     case $1 in
-    integration) echo $((LONG ? 5400 : 1500)) ;;
+    integration | faults) echo $((LONG ? 5400 : 1500)) ;;
     fuzz) echo $((LONG ? 3600 : 900)) ;;
     *) echo 1200 ;;
     esac
@@ -34,7 +34,8 @@ stage_deps() {
     case $1 in
     format | includes) echo check ;;
     build-clang | fuzz) echo build clang ;;
-    integration) echo build go proxies netns ;;
+    integration) echo build go proxies ;;
+    faults) echo build go netns ;;
     integration-asan | bench) echo build go ;;
     docker) echo build docker ;;
     *) echo build ;;
@@ -213,20 +214,25 @@ go_count() {
               print n["PASS"] + 0, n["FAIL"] + 0, n["SKIP"] + 0 }'
 }
 
-# go_tests PRESET ARGS...: the Go tests against that build.  DERPMESH_BIN, DERPER_BIN, DERPPROBE_BIN, WIRE_BIN say with what.
+# In network namespaces; a stage of their own.
+FAULTS=(netns faulttable)
+
+# go_tests PRESET PACKAGES ARGS...: the Go tests against that build.  DERPMESH_BIN and so on say with what.
 go_tests() {
-    local preset=$1 out rc=0 passed failed skipped left=0
-    shift
-    cmake_build "$preset" derpmesh wire || { count 0 1 && return; }
+    local preset=$1 packages=$2 out rc=0 passed failed skipped left=0
+    shift 2
+    cmake_build "$preset" derpmesh wire shim || { count 0 1 && return; }
     go_use
     DERPMESH_BIN=$ROOT/build/$preset/derpmesh
     DERPER_BIN=$(tailscale_tool derper)
     DERPPROBE_BIN=$(tailscale_tool derpprobe)
     WIRE_BIN=$ROOT/build/$preset/tests/tools/wire
-    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN WIRE_BIN
+    SHIM_LIB=$ROOT/build/$preset/tests/tools/shim.so
+    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN WIRE_BIN SHIM_LIB
     [ -z "$LONG" ] || export LONG=1
     out=$(mktemp)
-    (cd tests/integration && go test -v -count=1 -p 1 "$@" ./...) 2>&1 | tee "$out" || rc=$?
+    # shellcheck disable=SC2086  # a list of words
+    (cd tests/integration && go test -v -count=1 -p 1 "$@" $packages) 2>&1 | tee "$out" || rc=$?
     read -r passed failed skipped < <(go_count <"$out")
     # The tests that take minutes are left to --long; any other skip is a failure.
     if [ -z "$LONG" ]; then left=$(grep -c 'takes minutes: run with -long' "$out" || true); fi
@@ -253,13 +259,24 @@ check_gofmt() {
 stage_integration() {
     go_use
     counted gofmt check_gofmt
-    go_tests release -timeout 20m
+    go_tests release "$(packages_but_faults)" -timeout 20m
+}
+
+packages_but_faults() {
+    (cd tests/integration && go list ./... | grep -vE "/($(IFS='|' && echo "${FAULTS[*]}"))\$")
+}
+
+# The table of faults: what breaks, what is required, what was measured.
+stage_faults() {
+    go_use
+    go_tests release "${FAULTS[*]/#/./}" -timeout $((LONG ? 85 : 20))m
 }
 
 # A short part with the sanitizers' build: logins, frames, bad input, forwarding, reload.
 stage_integration-asan() {
     export TIME_SCALE=4 ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-    go_tests asan -timeout 15m \
+    go_use
+    go_tests asan "$(packages_but_faults)" -timeout 15m \
         -run '^(TestFrames|TestLogin|TestBadInput|TestPages|TestRequests|TestBootstrapDNS|TestSTUN|TestAcross|TestPeerGone|TestMove|TestKill|TestBadFiles)$'
 }
 
@@ -324,6 +341,7 @@ run_stage() {
     if [ "$failed" = 0 ]; then
         printf '%spassed%s  %-17s %5d tests  %4d s\n' "$C_GREEN" "$C_OFF" "$name" "$passed" $((SECONDS - start))
         [ "$name" != bench ] || sed 's/^/    | /' "$log" | tail -n 40
+        [ "$name" != faults ] || sed -n 's/^| /    | /p' "$log"
     else
         printf '%sFAILED%s  %-17s %5d tests  %4d s  %d failed; the end of build/logs/%s.log:\n' "$C_RED" "$C_OFF" \
             "$name" $((passed + failed)) $((SECONDS - start)) "$failed" "$name"

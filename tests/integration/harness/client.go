@@ -28,6 +28,7 @@ type Opts struct {
 	Node     *tailcfg.DERPNode         // instead of the cluster's own entry
 	MeshKey  string                    // as a mesh peer
 	Home     bool                      // says NotePreferred
+	From     string                    // the namespace it connects from; "": its node's
 	OnPacket func(derp.ReceivedPacket) // called for each packet, which then is no event
 }
 
@@ -72,18 +73,14 @@ func (n *Node) TryConnect(t testing.TB, o Opts) (*Client, error) {
 	}
 	quiet := func(string, ...any) {}
 	c := &Client{Pub: priv.Public(), Node: n, onPacket: o.OnPacket, more: make(chan struct{})}
-	if o.URL || (n.c.Cert == CertNone && o.Node == nil) {
+	if o.URL || n.c.Net != nil || (n.c.Cert == CertNone && o.Node == nil) {
 		scheme, host := "https", n.HostName
 		if n.c.Cert == CertNone {
 			scheme = "http"
 		}
 		dc, err := derphttp.NewClient(priv, fmt.Sprintf("%s://%s:%d/derp", scheme, host, n.DERPPort), quiet, netmon.NewStatic())
 		must(t, err)
-		dc.SetURLDialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
-			_, port, _ := net.SplitHostPort(addr)
-			var d net.Dialer
-			return d.DialContext(ctx, network, net.JoinHostPort(n.Addr, port))
-		})
+		dc.SetURLDialer(func(ctx context.Context, network, addr string) (net.Conn, error) { return n.dial(ctx, o.From) })
 		c.Client = dc
 	} else {
 		entry := o.Node

@@ -2,26 +2,23 @@ package harness
 
 import (
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	mrand "math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"tailscale.com/tailcfg"
+
+	"derpmesh/tests/integration/netns"
 )
 
 // CertKind says how a node proves itself.
@@ -43,6 +40,9 @@ type Spec struct {
 	Kinds   []Kind   // of the nodes in order, where they are not all of one kind; derpers mesh inside their region then
 	Args    []string // more flags for each node
 	NoStart bool     // the test starts the nodes itself
+	// Namespaces: each node has a network namespace of its own, named as the node, and Cluster.Net is the network between
+	// them.  Clients connect from within their node's namespace unless Opts.From says otherwise.
+	Namespaces bool
 }
 
 // Cluster is a derpMap and the nodes in it.
@@ -54,6 +54,7 @@ type Cluster struct {
 	DerperKeyFile string // the key that derpers share, and nodes with derpers; the same as KeyFile where all are derpers
 	CA            *CA
 	Nodes         []*Node // those in the map
+	Net           *netns.Net
 
 	all      []*Node // those taken out of it too
 	caFile   string
@@ -72,6 +73,8 @@ type Node struct {
 	Admin   string
 	Log     string
 	Args    []string // more flags for this one
+	Env     []string // more of its environment
+	Wrap    []string // a command line that runs it, such as prlimit's
 
 	c    *Cluster
 	proc *Proc
@@ -100,6 +103,9 @@ func New(t testing.TB, spec Spec) *Cluster {
 		caFile:  filepath.Join(dir, "ca.pem"),
 		block:   fmt.Sprintf("127.%d.%d.", 1+(n/250)%250, 1+n%250),
 		port:    20000 + mrand.IntN(9000),
+	}
+	if spec.Namespaces {
+		c.Net = netns.New(t, 1)
 	}
 	t.Cleanup(func() { c.end(t) })
 	c.DerperKeyFile = c.KeyFile
@@ -182,6 +188,9 @@ func (c *Cluster) SetMeshKeys(t testing.TB, keys ...string) {
 	WriteFile(t, c.KeyFile, []byte(strings.Join(keys, "\n")+"\n"))
 }
 
+// MeshKey is the first one that was set.
+func (c *Cluster) MeshKey() string { return c.meshKeys[0] }
+
 // AddNode puts one more node into the region, in memory only: WriteMap tells the others.
 func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 	t.Helper()
@@ -196,6 +205,9 @@ func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 	if i <= len(c.Kinds) {
 		n.Kind = c.Kinds[i-1]
 	}
+	if c.Net != nil {
+		n.Addr = c.Net.Add(t, name)
+	}
 	n.CertDir = filepath.Join(n.Dir, "certs")
 	n.Admin = filepath.Join(n.Dir, "admin.sock")
 	n.Log = filepath.Join(c.Dir, name+".log")
@@ -206,8 +218,11 @@ func (c *Cluster) AddNode(t testing.TB, region int) *Node {
 		HostName: n.Addr,
 		IPv4:     n.Addr,
 		IPv6:     "none",
-		DERPPort: c.freePort(t, n.Addr),
-		STUNPort: c.freePort(t, n.Addr),
+	}
+	if c.Net != nil {
+		n.DERPPort, n.STUNPort = 443, 3478
+	} else {
+		n.DERPPort, n.STUNPort = c.freePort(t, n.Addr), c.freePort(t, n.Addr)
 	}
 	switch c.Cert {
 	case CertCA:
@@ -316,163 +331,6 @@ func (c *Cluster) Hup(t testing.TB) {
 	}
 }
 
-// Start runs the node; it does not wait.
-func (n *Node) Start(t testing.TB) {
-	t.Helper()
-	env := []string{"SSL_CERT_FILE=" + n.c.caFile, "HOME=" + n.Dir}
-	n.proc = startProc(t, n.Name, n.Log, env, n.Kind.program(t), n.args()...)
-}
-
-func (n *Node) args() []string {
-	where := net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort))
-	if n.Kind == Derper {
-		args := []string{"-a", where, "-http-port", "-1", "-stun-port", fmt.Sprint(n.STUNPort),
-			"-c", filepath.Join(n.Dir, "derper.key"), "-mesh-psk-file", n.c.DerperKeyFile}
-		if n.c.Cert != CertNone {
-			args = append(args, "-certmode", "manual", "-certdir", n.CertDir, "-hostname", n.HostName)
-		}
-		var peers []string
-		for _, p := range n.c.Nodes {
-			if p != n && (n.c.Kinds == nil || p.RegionID == n.RegionID) {
-				peers = append(peers, fmt.Sprintf("%s:%d/%s", p.HostName, p.DERPPort, p.Addr))
-			}
-		}
-		if len(peers) > 0 {
-			args = append(args, "-mesh-with", strings.Join(peers, ","))
-		}
-		return append(args, n.c.Args...)
-	}
-	args := []string{"serve", "--map", n.c.MapFile, "--node", n.Name, "--state", n.Dir,
-		"--mesh-key-file", n.c.KeyFile, "--admin", n.Admin, "--metrics", "off", "--listen-http", "off"}
-	switch n.c.Cert {
-	case CertNone:
-		args = append(args, "--tls", "off")
-	case CertCA, CertPin:
-		args = append(args, "--cert-dir", n.CertDir)
-	}
-	if n.c.Kinds != nil {
-		args = append(args, "--derper-mesh-key-file", n.c.DerperKeyFile)
-	}
-	if derpers := n.c.derpers(); len(derpers) > 0 && n.c.Kinds != nil {
-		args = append(args, "--derper-peers", strings.Join(derpers, ","))
-	}
-	return append(append(args, n.c.Args...), n.Args...)
-}
-
-// derpers are the names of the nodes that are derpers now.
-func (c *Cluster) derpers() (names []string) {
-	for _, n := range c.Nodes {
-		if n.Kind == Derper {
-			names = append(names, n.Name)
-		}
-	}
-	return names
-}
-
-// Running says whether the program is there.
-func (n *Node) Running() bool { return n.proc != nil && !n.proc.ended() }
-
-// PID of the running program.
-func (n *Node) PID() int { return n.proc.cmd.Process.Pid }
-
-// Hup makes the node read its files again.
-func (n *Node) Hup(t testing.TB) { t.Helper(); n.proc.signal(t, syscall.SIGHUP) }
-
-// Kill ends the node as kill -9 does.
-func (n *Node) Kill(t testing.TB) { t.Helper(); n.proc.kill(t) }
-
-// Stop ends the node in order.
-func (n *Node) Stop(t testing.TB) { t.Helper(); n.proc.stop(t) }
-
-// WaitReady waits until the node takes connections and, derpmesh, answers `status`.
-func (n *Node) WaitReady(t testing.TB) {
-	t.Helper()
-	where := net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort))
-	Eventually(t, 20*time.Second, n.Name+" ready", func() error {
-		if n.proc.ended() {
-			t.Fatalf("%s ended while starting: %v", n.Name, n.proc.err)
-		}
-		conn, err := net.DialTimeout("tcp", where, time.Second)
-		if err != nil {
-			return err
-		}
-		conn.Close()
-		if n.Kind == Derper {
-			return nil
-		}
-		_, err = n.Status()
-		return err
-	})
-}
-
-// AdmissionSource is what a node says of the service that it asks who may use it.
-type AdmissionSource struct {
-	URL   string `json:"url"`
-	Path  string `json:"path"`
-	Out   bool   `json:"out"`
-	Error string `json:"error"`
-}
-
-// Status is the part of `derpmesh status --json` that tests look at.
-type Status struct {
-	Node    string `json:"node"`
-	Clients struct {
-		Connections int `json:"connections"`
-		Keys        int `json:"keys"`
-		Home        int `json:"home"`
-	} `json:"clients"`
-	Mesh struct {
-		Enabled    bool `json:"enabled"`
-		RemoteKeys int  `json:"remote_keys"`
-		Peers      []struct {
-			Name       string  `json:"name"`
-			State      string  `json:"state"`
-			DialedByUs bool    `json:"dialed_by_us"`
-			RTT        float64 `json:"rtt_ms"`
-			Keys       int     `json:"keys"`
-			Synced     bool    `json:"synced"`
-			Error      string  `json:"error"`
-		} `json:"peers"`
-	} `json:"mesh"`
-	OpenToAnyone bool `json:"open_to_anyone"`
-	Admission    struct {
-		Allow *struct {
-			File  string `json:"file"`
-			Keys  int    `json:"keys"`
-			Error string `json:"error"`
-		} `json:"allow"`
-		URL       *AdmissionSource `json:"verify_url"`
-		Socket    *AdmissionSource `json:"verify_socket"`
-		Mode      string           `json:"mode"`
-		Asked     int              `json:"asked"`
-		Admitted  int              `json:"admitted"`
-		Refused   int              `json:"refused"`
-		Closed    int              `json:"closed"`
-		Questions int              `json:"questions"`
-		Outages   int              `json:"outages"`
-	} `json:"admission"`
-	Traffic  map[string]int64  `json:"traffic"`
-	Problems []json.RawMessage `json:"problems"`
-}
-
-// Status asks the node (derpmesh only) over its admin socket.
-func (n *Node) Status() (*Status, error) {
-	cmd := exec.Command(os.Getenv("DERPMESH_BIN"), "status", "--admin", n.Admin, "--json")
-	out, err := cmd.Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = fmt.Errorf("%w: %s", err, exit.Stderr)
-		}
-		return nil, fmt.Errorf("status of %s: %w", n.Name, err)
-	}
-	s := new(Status)
-	if err := json.Unmarshal(out, s); err != nil {
-		return nil, fmt.Errorf("status of %s: %w in %s", n.Name, err, out)
-	}
-	return s, nil
-}
-
 // WaitMesh waits until each running node has a synchronised link to each other running one, and to no one
 // who is not in the map.
 func (c *Cluster) WaitMesh(t testing.TB) {
@@ -537,55 +395,15 @@ func (c *Cluster) waitDerpers(t testing.TB) {
 	}
 }
 
-// ServedCert is the certificate that the node shows to a new connection.
-func (n *Node) ServedCert(t testing.TB) *x509.Certificate {
-	t.Helper()
-	r := n.TLS(t)
-	defer r.Close()
-	return r.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
-}
-
-// Peer is what the node says of its link to the other: "up" and so on, "" if it knows no such node.
-func (n *Node) Peer(other *Node) (string, error) {
-	s, err := n.Status()
-	if err != nil {
-		return "", err
-	}
-	for _, p := range s.Mesh.Peers {
-		if p.Name == other.Name {
-			return p.State, nil
-		}
-	}
-	return "", nil
-}
-
-// LogSize marks a place in the node's log for LogSince.
-func (n *Node) LogSize(t testing.TB) int64 {
-	t.Helper()
-	fi, err := os.Stat(n.Log)
-	must(t, err)
-	return fi.Size()
-}
-
-// Complaints are the lines of level warn or error that the node logged since then.
-func (n *Node) Complaints(t testing.TB, since int64) (lines []string) {
-	t.Helper()
-	b, err := os.ReadFile(n.Log)
-	must(t, err)
-	for line := range strings.Lines(string(b[since:])) {
-		if !strings.HasSuffix(line, "\n") {
-			continue // still being written
-		}
-		// The level comes first, or after the time.
-		for _, word := range strings.Fields(line)[:min(3, len(strings.Fields(line)))] {
-			if word == "warn" || word == "error" {
-				lines = append(lines, strings.TrimSpace(line))
-				break
-			}
-		}
-	}
-	return lines
-}
-
 // CAFile is the authority's certificate, for programs that read SSL_CERT_FILE.
 func (c *Cluster) CAFile() string { return c.caFile }
+
+// derpers are the names of the nodes that are derpers now.
+func (c *Cluster) derpers() (names []string) {
+	for _, n := range c.Nodes {
+		if n.Kind == Derper {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}

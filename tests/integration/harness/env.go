@@ -74,8 +74,17 @@ func Main(m *testing.M) {
 	if *parallel > 0 {
 		flag.Set("test.parallel", strconv.Itoa(*parallel))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, f := range then {
+		f()
+	}
+	os.Exit(code)
 }
+
+var then []func()
+
+// Then is called before Main ends, after all tests.
+func Then(f func()) { then = append(then, f) }
 
 // Long says whether -long was given.
 func Long() bool { return *long }
@@ -107,12 +116,13 @@ func Scaled(d time.Duration) time.Duration { return time.Duration(float64(d) * t
 // Eventually polls f until it returns nil; after the (scaled) limit the test fails with f's last error.
 func Eventually(t testing.TB, limit time.Duration, what string, f func() error) {
 	t.Helper()
-	if err := poll(limit, f); err != nil {
+	if err := Poll(limit, f); err != nil {
 		t.Fatalf("%s: not within %v: %v", what, Scaled(limit), err)
 	}
 }
 
-func poll(limit time.Duration, f func() error) error {
+// Poll calls f until it returns nil, or the (scaled) limit is over; it returns f's last error.
+func Poll(limit time.Duration, f func() error) error {
 	deadline := time.Now().Add(Scaled(limit))
 	for {
 		err := f()

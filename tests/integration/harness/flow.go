@@ -17,6 +17,8 @@ import (
 // it, from whom it says, whole, and the next one of its pair.
 type Traffic struct {
 	OnKeys func([]key.NodePublic) // called with the keys of members before they connect
+	// Lossy: packets may be lost, and come late where their way has changed; each is counted.  Still none may come twice.
+	Lossy bool
 
 	members []*Member
 	index   map[key.NodePublic]int
@@ -29,12 +31,24 @@ type Member struct {
 	*Client
 	tr   *Traffic
 	self int
+	priv key.NodePrivate
 
 	sendMu sync.Mutex
 	sent   []uint32 // to each member: packets sent
 	recvMu sync.Mutex
-	got    []uint32 // from each member: packets received, which is the number expected next
+	from   []inbound // from each member
 	total  int
+}
+
+// inbound is what a member has got from another one.
+type inbound struct {
+	next    uint32              // the number expected
+	missing map[uint32]struct{} // numbers passed over, in lossy traffic
+	late    int                 // came after a higher number
+	last    time.Time           // when one came
+	silence time.Duration       // the longest time without, from the mark on
+
+	lostBefore, lateBefore int // at the mark
 }
 
 // NewTraffic makes an empty set.
@@ -48,7 +62,7 @@ func (tr *Traffic) Join(t testing.TB, nodes ...*Node) []*Member {
 	for i := range nodes {
 		privs[i] = key.NewNode()
 		tr.index[privs[i].Public()] = first + i
-		tr.members = append(tr.members, &Member{tr: tr, self: first + i})
+		tr.members = append(tr.members, &Member{tr: tr, self: first + i, priv: privs[i]})
 	}
 	if tr.OnKeys != nil {
 		pubs := make([]key.NodePublic, len(privs))
@@ -59,7 +73,7 @@ func (tr *Traffic) Join(t testing.TB, nodes ...*Node) []*Member {
 	}
 	for _, m := range tr.members {
 		m.sent = make([]uint32, len(tr.members))
-		m.got = make([]uint32, len(tr.members))
+		m.from = make([]inbound, len(tr.members))
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 16) // logins at a time
@@ -119,7 +133,7 @@ func (m *Member) SendTo(o *Member, size int) error {
 	m.sendMu.Lock()
 	defer m.sendMu.Unlock()
 	b := packet(m.self, o.self, m.sent[o.self], size)
-	if err := m.Send(o.Pub, b); err != nil {
+	if err := m.Send(o.priv.Public(), b); err != nil {
 		return err
 	}
 	m.sent[o.self]++
@@ -145,15 +159,37 @@ func (m *Member) receive(p derp.ReceivedPacket) {
 	m.recvMu.Lock()
 	defer m.recvMu.Unlock()
 	m.total++
-	if want := m.got[src]; seq != want {
-		what := "lost or out of order"
-		if seq < want {
-			what = "doubled or out of order"
-		}
-		m.tr.fault("pair %d->%d (%s->%s): number %d, expected %d: %s", src, dst,
-			m.tr.members[src].Node.Name, m.Node.Name, seq, want, what)
+	in := &m.from[src]
+	now := time.Now()
+	in.silence, in.last = max(in.silence, now.Sub(in.last)), now
+	if seq != in.next {
+		m.unexpected(in, src, seq)
 	}
-	m.got[src] = max(seq+1, m.got[src])
+	in.next = max(seq+1, in.next)
+}
+
+// unexpected takes a number that is not the next one.
+func (m *Member) unexpected(in *inbound, src int, seq uint32) {
+	what := "lost or out of order"
+	if m.tr.Lossy && seq > in.next {
+		if in.missing == nil {
+			in.missing = map[uint32]struct{}{}
+		}
+		for i := in.next; i < seq; i++ {
+			in.missing[i] = struct{}{}
+		}
+		return
+	}
+	if seq < in.next {
+		what = "doubled or out of order"
+		if _, ok := in.missing[seq]; ok {
+			delete(in.missing, seq)
+			in.late++
+			return
+		}
+	}
+	m.tr.fault("pair %d->%d (%s->%s): number %d, expected %d: %s", src, m.self,
+		m.tr.members[src].Node.Name, m.Node.Name, seq, in.next, what)
 }
 
 // Received counts all packets that the members got.
@@ -181,7 +217,7 @@ func (tr *Traffic) Sent() (n int) {
 // Settle waits until all that was sent has arrived and fails the test if it does not, or if anything was wrong.
 func (tr *Traffic) Settle(t testing.TB) {
 	t.Helper()
-	err := poll(15*time.Second, func() error {
+	err := Poll(15*time.Second, func() error {
 		if s, r := tr.Sent(), tr.Received(); s != r {
 			return fmt.Errorf("sent %d, received %d", s, r)
 		}
@@ -212,7 +248,7 @@ func (tr *Traffic) tellMissing(t testing.TB) {
 			sent := from.sent[to.self]
 			from.sendMu.Unlock()
 			to.recvMu.Lock()
-			got := to.got[from.self]
+			got := to.from[from.self].next
 			to.recvMu.Unlock()
 			if sent != got && lines < 10 {
 				t.Errorf("pair %d->%d (%s->%s): sent %d, the last number that came is %d",
@@ -226,6 +262,15 @@ func (tr *Traffic) tellMissing(t testing.TB) {
 // Run sends one packet of the size from each member to each other, once every interval, until stop is called;
 // stop waits until all has arrived and checks it.  Sending stays below what any queue holds.
 func (tr *Traffic) Run(t testing.TB, interval time.Duration, size int) (stop func()) {
+	end := tr.start(t, interval, size)
+	return func() {
+		t.Helper()
+		end()
+		tr.Settle(t)
+	}
+}
+
+func (tr *Traffic) start(t testing.TB, interval time.Duration, size int) (end func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -242,7 +287,7 @@ func (tr *Traffic) Run(t testing.TB, interval time.Duration, size int) (stop fun
 					if a == b {
 						continue
 					}
-					if err := a.SendTo(b, size); err != nil {
+					if err := a.SendTo(b, size); err != nil && !tr.Lossy {
 						tr.fault("member %d at %s cannot send: %v", a.self, a.Node.Name, err)
 						return
 					}
@@ -251,13 +296,9 @@ func (tr *Traffic) Run(t testing.TB, interval time.Duration, size int) (stop fun
 		}
 	}()
 	var once sync.Once
-	end := func() { once.Do(func() { close(quit); <-done }) }
+	end = func() { once.Do(func() { close(quit); <-done }) }
 	t.Cleanup(end)
-	return func() {
-		t.Helper()
-		end()
-		tr.Settle(t)
-	}
+	return end
 }
 
 // Flow starts traffic between two clients at each of the nodes, each to each.  stop ends it and fails the test if a

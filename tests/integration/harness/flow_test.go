@@ -60,7 +60,7 @@ func TestTrafficSees(t *testing.T) {
 			tr := NewTraffic()
 			for i, k := range keys {
 				tr.index[k] = i
-				tr.members = append(tr.members, &Member{Client: &Client{Pub: k, Node: &Node{DERPNode: &tailcfg.DERPNode{}}}, tr: tr, self: i, got: make([]uint32, 3)})
+				tr.members = append(tr.members, &Member{Client: &Client{Pub: k, Node: &Node{DERPNode: &tailcfg.DERPNode{}}}, tr: tr, self: i, from: make([]inbound, 3)})
 			}
 			tc.feed(func(from, to, seq int) derp.ReceivedPacket {
 				return derp.ReceivedPacket{Source: keys[from], Data: packet(from, to, uint32(seq), 40)}
@@ -70,5 +70,40 @@ func TestTrafficSees(t *testing.T) {
 				t.Errorf("told %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestLossyTrafficSees: what may be lost and late is counted, what comes twice is a fault all the same.
+func TestLossyTrafficSees(t *testing.T) {
+	keys := []key.NodePublic{key.NewNode().Public(), key.NewNode().Public()}
+	for _, tc := range []struct {
+		seqs       []uint32
+		sent       uint32
+		lost, late int
+		fault      bool
+	}{
+		{[]uint32{0, 1, 2}, 3, 0, 0, false},
+		{[]uint32{0, 3, 4}, 6, 3, 0, false},
+		{[]uint32{0, 3, 1, 4}, 5, 1, 1, false},
+		{[]uint32{}, 2, 2, 0, false},
+		{[]uint32{0, 3, 1, 1}, 4, 1, 1, true},
+		{[]uint32{0, 1, 1}, 2, 0, 0, true},
+	} {
+		tr := NewTraffic()
+		tr.Lossy = true
+		tr.index = map[key.NodePublic]int{keys[0]: 0, keys[1]: 1}
+		for i := range keys {
+			tr.members = append(tr.members, &Member{tr: tr, self: i, sent: make([]uint32, 2), from: make([]inbound, 2),
+				Client: &Client{Node: &Node{DERPNode: &tailcfg.DERPNode{}}}})
+		}
+		a, b := tr.members[0], tr.members[1]
+		a.sent[1] = tc.sent
+		for _, seq := range tc.seqs {
+			b.receive(derp.ReceivedPacket{Source: keys[0], Data: packet(0, 1, seq, 30)})
+		}
+		p := tr.Pair(a, b)
+		if p.Lost != tc.lost || p.Late != tc.late || (len(tr.Faults()) > 0) != tc.fault {
+			t.Errorf("%v of %d: %+v, faults %v", tc.seqs, tc.sent, p, tr.Faults())
+		}
 	}
 }

@@ -28,7 +28,7 @@ type Raw struct {
 // TCP opens a bare connection.
 func (n *Node) TCP(t testing.TB) net.Conn {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort)), Scaled(5*time.Second))
+	conn, err := n.dialFor(Scaled(5 * time.Second))
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return conn
