@@ -14,6 +14,7 @@
 
 #include "mesh/ours.h"
 #include "mesh/link.h"
+#include "mesh/paths.h"
 #include "mesh/places.h"
 
 static struct peer *derper_by_link(const struct mesh *m, uint64_t link)
@@ -67,15 +68,14 @@ void mesh_derper_open(struct mesh *m, uint64_t dial, uint64_t link, uint64_t now
     p->derper_link = link;
     p->derper_since = m->now;
     settle(m, p);
-    p->down_at = p->gone_at = NEVER;
+    p->down_at = NEVER;
     p->dropping = p->certain = false;
     p->last_error[0] = 0;
     places_sync_begin(m, p,
                       p->set_boot + 1); /* never the same one: what is missing may be on its way to us */
     mesh_log(m, MESH_LOG_INFO, "connected to a derper peer=%s", p->name);
     m->ops->link_ready(m->ctx, link, p->index);
-    peer_path_tell(m, p);
-    places_rank_changed(m, p);
+    paths_update(m);
     peer_schedule(m, p);
     peer_note(m, p);
 }

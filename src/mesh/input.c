@@ -9,7 +9,7 @@
 #include "mesh/handshake.h"
 #include "mesh/learn.h"
 #include "mesh/link.h"
-#include "mesh/places.h"
+#include "mesh/paths.h"
 
 static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
 {
@@ -145,6 +145,10 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_ANN:
     case MESHMSG_DIGEST:
         return in_use ? learn_input(m, l, type, in) : NULL;
+    case MESHMSG_LINKS:
+        return paths_links(m, l, in);
+    case MESHMSG_UNREACH:
+        return paths_unreach(m, l, in);
     case MESHMSG_HELLO:
     case MESHMSG_AUTH:
         return "HELLO or AUTH a second time";
@@ -161,7 +165,8 @@ static void heard(struct mesh *m, struct link *l)
         return;
     l->suspect = false;
     if (l->peer && l->peer->link == l) {
-        places_rank_changed(m, l->peer);
+        paths_recovered(m, l->peer);
+        paths_update(m);
         peer_note(m, l->peer);
     }
 }

@@ -59,7 +59,8 @@ static bool in_the_dark(const struct mesh *m)
 {
     for (uint32_t i = 1; i < m->n_peers; i++) {
         const struct peer *p = m->peers[i];
-        if (p->node && (p->link ? !p->synced : p->gone_at != NEVER))
+        bool unheard = p->path.grade != GRADE_NONE || p->gone_at != NEVER; /* not at all, or over another */
+        if (p->node && !p->derper_link && (p->link ? !p->synced : unheard))
             return true;
     }
     return false;

@@ -18,6 +18,7 @@
 #include "mesh/derper.h"
 #include "mesh/handshake.h"
 #include "mesh/learn.h"
+#include "mesh/paths.h"
 #include "mesh/places.h"
 
 struct link *link_find(const struct mesh *m, uint64_t id)
@@ -26,6 +27,11 @@ struct link *link_find(const struct mesh *m, uint64_t id)
         if (m->links[i]->id == id)
             return m->links[i];
     return NULL;
+}
+
+uint64_t link_rtt(const struct link *l)
+{
+    return l->rtt_min[0] < l->rtt_min[1] ? l->rtt_min[0] : l->rtt_min[1];
 }
 
 void link_send(struct mesh *m, struct link *l)
@@ -68,28 +74,17 @@ static void link_remove(struct mesh *m, const struct link *l)
     }
 }
 
-void peer_path_tell(struct mesh *m, const struct peer *p)
-{
-    struct mesh_path path = {.via = NODE_NONE};
-    uint64_t link = p->link ? p->link->id : p->derper_link;
-    if (link) {
-        path.via = p->index;
-        path.link[path.n++] = link;
-    }
-    m->ops->node_path(m->ctx, p->index, &path);
-}
-
 void peer_lost(struct mesh *m, struct peer *p, bool was_good)
 {
-    p->link = NULL;
+    if (p->direct)
+        p->lost_at = m->now;
+    p->link = p->direct = NULL;
     p->synced = false;
     p->down_at = m->now;
-    p->gone_at =
-        m->now + (p->stopped ? MESH_STOPPED_MS : MESH_UNREACHABLE_MS) + mesh_random(m, PEER_GONE_JITTER_MS);
-    p->gone_cursor = 0;
     p->attempts = was_good ? 0 : p->attempts + 1;
-    peer_path_tell(m, p);
-    places_rank_changed(m, p);
+    if (p->node && !p->stopped)
+        paths_flapped(m, p);
+    paths_update(m);
 }
 
 static void link_use(struct mesh *m, struct link *l);
@@ -185,13 +180,12 @@ static void link_use(struct mesh *m, struct link *l)
 {
     struct peer *p = l->peer;
     struct link *old = p->link;
-    int rank = peer_rank(p);
     l->state = LINK_UP;
     l->deadline = NEVER;
-    p->link = l;
+    p->link = p->direct = l;
     derper_set(m, p, false); /* the settings are wrong, or old: it speaks our protocol */
     p->stopped = false;
-    p->down_at = p->gone_at = NEVER;
+    p->down_at = NEVER;
     p->dropping = false;
     p->redial = false;
     p->last_error[0] = 0;
@@ -205,9 +199,10 @@ static void link_use(struct mesh *m, struct link *l)
     peer_learn(m, p, l);
     mesh_log(m, MESH_LOG_INFO, "link up peer=%s from=%s dialed_by=%s software=\"%s\"", p->name, l->from,
              l->dialer ? "us" : "it", p->software);
-    peer_path_tell(m, p);
-    if (rank != peer_rank(p))
-        places_rank_changed(m, p);
+    l->next_ping = m->now; /* its round-trip time is a cost */
+    if (!old)
+        paths_recovered(m, p);
+    paths_update(m);
     peer_schedule(m, p);
     peer_note(m, p);
     link_map_changed(m, l);
@@ -376,7 +371,8 @@ void link_tick(struct mesh *m, struct link *l)
     if (!l->suspect && m->now - l->last_rx >= MESH_LINK_SUSPECT_MS) {
         l->suspect = true;
         mesh_log(m, MESH_LOG_DEBUG, "link is silent peer=%s", l->peer->name);
-        places_rank_changed(m, l->peer);
+        paths_flapped(m, l->peer);
+        paths_update(m);
         peer_note(m, l->peer);
     }
     learn_tick(m, l);

@@ -5,6 +5,8 @@
 #include "mesh/state.h"
 
 struct link *link_find(const struct mesh *m, uint64_t id);
+/* The windowed minimum of its round-trip times, NEVER: not known yet. */
+uint64_t link_rtt(const struct link *l);
 /* Sends the message in m->out. */
 void link_send(struct mesh *m, struct link *l);
 /* Sends a PING whose PONG will acknowledge all that was sent before it. */
@@ -21,8 +23,6 @@ void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshms
 
 /* The peer has lost its connection in use; it was good: dialled again without waiting. */
 void peer_lost(struct mesh *m, struct peer *p, bool was_good);
-/* Tells the node how data for the peer leaves. */
-void peer_path_tell(struct mesh *m, const struct peer *p);
 
 /* Deadlines, pings, silence, what is due to be told.  May end the link. */
 void link_tick(struct mesh *m, struct link *l);

@@ -17,6 +17,7 @@
 #include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/ours.h"
+#include "mesh/paths.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
 
@@ -81,6 +82,8 @@ struct mesh *mesh_new(const struct mesh_config *c, uint64_t now)
     m->boot = c->boot;
     memcpy(m->instance, c->instance, sizeof m->instance);
     m->accept_no_exporter = c->accept_no_exporter;
+    m->paths_at = NEVER;
+    m->links_at = now;
     keys_take(m, c->keys);
     if (parts_init(m, c) != 0) {
         mesh_free(m);
@@ -118,6 +121,7 @@ void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpma
 {
     m->now = now;
     (void)peers_take_map(m, map, self);
+    paths_update(m);
     for (size_t i = 0; i < m->n_links; i++)
         link_map_changed(m, m->links[i]);
 }
@@ -146,8 +150,9 @@ void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
 
 uint64_t mesh_next(const struct mesh *m)
 {
-    uint64_t next = places_next(m), left = leaving_next(m);
+    uint64_t next = places_next(m), left = leaving_next(m), paths = paths_next(m);
     next = left < next ? left : next;
+    next = paths < next ? paths : next;
     for (uint32_t i = 1; i < m->n_peers; i++) {
         uint64_t t = peer_next(m, m->peers[i]);
         next = t < next ? t : next;
@@ -171,6 +176,7 @@ void mesh_tick(struct mesh *m, uint64_t now)
         if (i < m->n_links && m->links[i] == l)
             i++;
     }
+    paths_tick(m);
     places_tick(m);
     leaving_tick(m);
 }
@@ -199,7 +205,7 @@ void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id
 {
     struct peer *p = peer_by_id(m, node);
     m->now = now;
-    if (p && p->link)
+    if (p && p->path.grade != GRADE_NONE)
         place_glean(m, p, key);
 }
 
@@ -218,9 +224,7 @@ uint32_t mesh_n_nodes(const struct mesh *m)
 
 static double rtt_of(const struct link *l)
 {
-    if (!l)
-        return -1;
-    uint64_t rtt = l->rtt_min[0] < l->rtt_min[1] ? l->rtt_min[0] : l->rtt_min[1];
+    uint64_t rtt = l ? link_rtt(l) : NEVER;
     return rtt == NEVER ? -1 : (double)rtt;
 }
 
@@ -237,7 +241,11 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
         .link = p->link ? p->link->id : p->derper_link,
         .derper = p->derper,
         .dialed_by_us = p->link && p->link->dialer,
-        .rtt_ms = rtt_of(p->link),
+        .rtt_ms = rtt_of(p->direct),
+        .via = p->path.via,
+        .cost_ms = p->path.cost,
+        .why = paths_why(m, p),
+        .routable = peer_rank(p) > 0,
         .n_keys = p->n_keys,
         .map_differs = p->link && p->has_hash && memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0,
         .synced = p->derper_link ? !p->syncing : p->synced,

@@ -55,7 +55,7 @@ struct mesh_ops {
     void (*close)(void *ctx, uint64_t link, const char *why);
     /* The link has proven to be that node's: data that comes in on it is good from now on. */
     void (*link_ready)(void *ctx, uint64_t link, uint32_t node);
-    /* Data for node leaves so from now on. */
+    /* Data for node leaves so from now on.  Told only when it is another way than before. */
     void (*node_path)(void *ctx, uint32_t node, const struct mesh_path *path);
     /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
     void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
@@ -75,6 +75,7 @@ enum {
     MESH_STOPPED_MS = 5000,       /* the same for one that said it stops */
     MESH_AUTH_TIMEOUT_MS = 10000, /* HELLO and AUTH done by then */
     MESH_PING_MS = 1000,
+    MESH_UNREACH_EVERY_MS = 20,   /* UNREACH on one link is told at most so often */
     MESH_LINK_SUSPECT_MS = 1500,  /* no pong and nothing received: prefer other paths, say so */
     MESH_LINK_DEAD_MS = 60000,    /* without any byte: closed */
     MESH_BACKOFF_MAX_MS = 30000,  /* full jitter up to this */
@@ -113,6 +114,15 @@ void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpma
 /* New keyring: links proven with a key that is no longer in it are closed, others stay. */
 void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now);
 
+/* What this node does for others; told to its neighbours, which then send nothing over it that is for another node.
+ * Nothing is set at first. */
+struct mesh_carrying {
+    bool transit_off; /* the operator does not want it */
+    bool draining;
+    bool overloaded;
+};
+void mesh_set_carrying(struct mesh *m, const struct mesh_carrying *c, uint64_t now);
+
 /* Milliseconds of monotonic time when mesh_tick wants to be called next. */
 uint64_t mesh_next(const struct mesh *m);
 void mesh_tick(struct mesh *m, uint64_t now);
@@ -137,6 +147,9 @@ void mesh_link_alive(struct mesh *m, uint64_t link, uint64_t now);
 void mesh_link_acked(struct mesh *m, uint64_t link, uint64_t bytes, uint64_t now);
 void mesh_link_closed(struct mesh *m, uint64_t link, const char *why, uint64_t now);
 void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t now);
+
+/* A packet that came on this link for that node could not be passed on: says so (at most every MESH_UNREACH_EVERY_MS). */
+void mesh_unreach(struct mesh *m, uint64_t link, const struct node_id *node, uint64_t now);
 
 /* ---- clients of this node: the first and last connection of a key ---- */
 
@@ -169,6 +182,15 @@ enum mesh_peer_state {
     MESH_PEER_SUSPECT,
     MESH_PEER_REMOVED
 };
+/* Why the path to a node is what it is. */
+enum mesh_why {
+    MESH_WHY_NONE,    /* there is none */
+    MESH_WHY_DIRECT,  /* the direct connection works, or is all there is */
+    MESH_WHY_NO_LINK, /* over another node: there is no direct connection */
+    MESH_WHY_SILENT,  /* … the direct connection does not answer */
+    MESH_WHY_HELD,    /* … it has just come back, and may not last */
+    MESH_WHY_FASTER   /* … it is clearly slower */
+};
 struct mesh_peer_info {
     const char *name; /* the map's id of it */
     struct node_id id;
@@ -176,8 +198,12 @@ struct mesh_peer_info {
     enum mesh_peer_state state;
     uint64_t link; /* 0 if none */
     bool dialed_by_us;
-    bool derper;     /* a real one: n_keys are its clients */
-    double rtt_ms;   /* windowed minimum; < 0 unknown */
+    bool derper;      /* a real one: n_keys are its clients */
+    double rtt_ms;    /* windowed minimum; < 0 unknown */
+    uint32_t via;     /* data goes over this node; itself: directly; NODE_NONE: there is no path */
+    uint32_t cost_ms; /* of that path: sum of minimum RTTs */
+    enum mesh_why why;
+    bool routable;   /* packets for its keys are sent there */
     uint32_t n_keys; /* announced by it */
     bool map_differs;
     bool synced;
@@ -203,6 +229,8 @@ struct mesh_counters {
     /* Links refused before they were up, by reason (refused_hello counts the rest: malformed, late, too long). */
     uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
         refused_clone;
+    uint64_t path_changes; /* from one way to another */
+    uint64_t unreach_sent, unreach_received;
     uint64_t resyncs_asked;             /* gaps seen in a peer's announcements */
     uint64_t digests_good, digests_bad; /* a peer's set added up to what it said, or did not */
     uint64_t sync_changes_sent,

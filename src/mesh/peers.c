@@ -15,6 +15,7 @@
 
 #include "mesh/derper.h"
 #include "mesh/link.h"
+#include "mesh/paths.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
 
@@ -44,9 +45,9 @@ struct peer *peer_by_dial(const struct mesh *m, uint64_t dial)
 
 int peer_rank(const struct peer *p)
 {
-    if (!p->link)
-        return p->derper_link ? 2 : 0;
-    return p->link->suspect ? 1 : 2;
+    if (p->path.grade == GRADE_NONE)
+        return p->grace_at != NEVER;
+    return p->path.grade == GRADE_UP ? 3 : 2;
 }
 
 static enum mesh_peer_state state_of(const struct peer *p)
@@ -159,6 +160,10 @@ void peer_schedule(struct mesh *m, struct peer *p)
 void peer_failed(struct mesh *m, struct peer *p)
 {
     p->attempts++;
+    if (p->grace_at != NEVER) { /* it does not even take a new connection */
+        p->grace_at = m->now;
+        paths_update(m);
+    }
     peer_schedule(m, p);
     peer_note(m, p);
 }
@@ -234,6 +239,7 @@ void peer_free(struct peer *p)
     free(p->name);
     free(p->slots);
     free(p->old_slots);
+    free(p->neighbours);
     free(p);
 }
 
@@ -255,7 +261,8 @@ static struct peer *peer_add(struct mesh *m, const char *name)
     p->index = m->n_peers;
     p->self = m->n_peers == 0;
     p->preferred = !p->self && dials_first(m->peers[0]->name, name);
-    p->dial_at = p->down_at = p->gone_at = p->settle_at = NEVER;
+    p->dial_at = p->down_at = p->gone_at = p->settle_at = p->grace_at = NEVER;
+    p->path.via = p->path_told.via = p->path.better = NODE_NONE;
     p->state = MESH_PEER_REMOVED;
     m->peers[m->n_peers++] = p;
     return p;
@@ -281,7 +288,7 @@ static void peer_remove(struct mesh *m, struct peer *p)
     }
     derper_set(m, p, false);
     p->attempts = 0;
-    p->down_at = p->gone_at = NEVER;
+    p->down_at = p->gone_at = p->grace_at = NEVER;
     p->dropping = p->certain = true;
     p->redial = false;
     peer_schedule(m, p);

@@ -52,6 +52,9 @@ enum {
     ANN_COALESCE_MS = MESH_ANN_MS / 2
 };
 
+/* How well a connection or a path works. */
+enum grade { GRADE_NONE, GRADE_DOWN, GRADE_SUSPECT, GRADE_UP };
+
 enum link_state {
     /*  HELLO ── theirs is good ──> AUTH ── proven ──> UP ── another link stays ──> LAME
      *                                 └── proven, but another instance is connected ──> CHALLENGE ──> UP */
@@ -91,10 +94,12 @@ struct link {
     /* Liveness. */
     uint64_t last_rx, next_ping, ping_number;
     uint64_t tcp_acked, progress_at; /* bytes that its TCP said to be acknowledged, and when that last grew */
-    bool suspect;
+    bool suspect, down;
     struct mark mark[LINK_MARKS]; /* PINGs without an answer, oldest first */
     unsigned n_marks;
     uint64_t rtt_min[2], rtt_since; /* this window's minimum and the last one's; NEVER: none */
+
+    uint64_t unreach_at; /* when it was last told that something cannot be passed on */
 
     /* What we tell: see announce.c. */
     uint64_t sent, acked, marked; /* bytes; marked: at the last mark */
@@ -119,6 +124,24 @@ struct link {
     uint64_t asked_at;
 };
 
+/* What a peer says of one of its neighbours. */
+struct neighbour {
+    uint32_t avoid_until_s; /* it could not pass something on: seconds of monotonic time */
+    uint16_t rtt_ms;
+    uint8_t state; /* enum meshmsg_neighbour_state */
+    bool told;     /* it has this neighbour */
+};
+
+/* The way that is taken to a node: see paths.c. */
+struct path {
+    uint32_t via; /* NODE_NONE: none */
+    enum grade grade;
+    uint32_t cost;      /* ms */
+    bool faster;        /* taken although the direct connection works */
+    uint32_t better;    /* the node over which it has been clearly faster; NODE_NONE: none … */
+    uint64_t better_at; /* … which is taken then */
+};
+
 struct peer {
     uint32_t index;
     char *name;
@@ -127,18 +150,18 @@ struct peer {
     bool self, seen;                 /* seen: mark of mesh_set_map */
     bool preferred;                  /* we are the preferred dialer */
 
-    struct link *link; /* proven and in use */
+    struct link *link;   /* proven and in use for control */
+    struct link *direct; /* proven, and a connection: what data takes */
     struct link *challenger;
     uint64_t challenge_ping;
     uint64_t dial;        /* under way; 0: none */
     struct link *dialing; /* dialled by us, not yet proven */
     uint64_t dial_at;
     unsigned attempts;
-    bool stopped; /* its last word was that it stops */
-    bool certain; /* dropping: it is not in the map any more, its keys have left it */
-    bool redial;  /* reached otherwise now: dial although a link is up */
-    uint64_t
-        gone_at; /* without a link until then: its keys count as gone; NEVER: they do not, or it is said */
+    bool stopped;         /* its last word was that it stops */
+    bool certain;         /* dropping: it is not in the map any more, its keys have left it */
+    bool redial;          /* reached otherwise now: dial although a link is up */
+    uint64_t gone_at;     /* no path until then: its keys count as gone; NEVER: they do not, or it is said */
     uint32_t gone_cursor; /* next slot to say gone of */
     uint64_t down_at;     /* when the last link was lost; NEVER: no link was lost since the last drop */
 
@@ -147,6 +170,20 @@ struct peer {
     uint64_t derper_link; /* of the connection to it; 0: none */
     uint64_t derper_since, settle_at;
     uint32_t slot_cursor; /* where to look for a free slot: we number its clients ourselves */
+
+    /* The way to it, and what it says of its neighbours: see paths.c. */
+    struct path path;
+    struct mesh_path path_told;
+    int path_rank; /* peer_rank when places were last told */
+    uint64_t path_logged;
+    uint64_t grace_at;            /* no path, but it counts as reachable until then; NEVER: it does not */
+    uint64_t lost_at;             /* when its direct connection was lost */
+    unsigned flaps;               /* how often that has happened lately */
+    uint64_t flap_at, trust_at;   /* the last one; the connection is trusted again from then on */
+    enum grade direct_told;       /* what neighbours know of our connection to it */
+    struct neighbour *neighbours; /* by index of the node */
+    uint32_t n_neighbours, neighbour_flags;
+    uint64_t neighbours_at;
 
     /* Its set as we know it: slot → position in the key map + 1. */
     uint32_t *slots, *old_slots; /* old_slots: the former set while a sync runs */
@@ -246,6 +283,11 @@ struct mesh {
     size_t n_links, cap_links;
     uint64_t last_dial;
 
+    uint64_t paths_at,
+        paths_taken;               /* when to choose anew; when that was last done for what neighbours said */
+    uint64_t links_at, links_sent; /* when to tell our links; when that was */
+    uint32_t flags;                /* of our LINKS */
+
     struct places places;
     struct keymap *leaving; /* see leaving.c */
     struct key_queue leave_queue;
@@ -274,7 +316,7 @@ const char *mesh_printable(char *out, size_t cap, const char *s);
 struct peer *peer_by_name(const struct mesh *m, const char *name);
 struct peer *peer_by_id(const struct mesh *m, const struct node_id *id);
 struct peer *peer_by_dial(const struct mesh *m, uint64_t dial);
-/* 2: link up, 1: up but suspect, 0: no link. */
+/* 3: a path that works, 2: one in doubt, 1: none, but that is not certain yet; 0: none. */
 int peer_rank(const struct peer *p);
 /* Notes a change of what mesh_peer_info.state says. */
 void peer_note(struct mesh *m, struct peer *p);

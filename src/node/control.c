@@ -158,7 +158,9 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
     }
     if (!control_link_find(c, m->ref.gen))
         return;
-    if (m->type == IN_LINK_CONTROL) {
+    if (m->type == IN_UNREACH) {
+        mesh_unreach(c->mesh, m->ref.gen, &m->node_id, now);
+    } else if (m->type == IN_LINK_CONTROL) {
         mesh_link_input(c->mesh, m->ref.gen, m->bytes, m->len, now);
     } else if (m->type == IN_LINK_ALIVE) {
         mesh_link_alive(c->mesh, m->ref.gen, now);
@@ -185,6 +187,7 @@ static void on_message(void *ctx, struct inbox_msg *m)
         control_admit_message(c, m);
         return;
     case IN_GLEAN:
+    case IN_UNREACH:
     case IN_LINK_OPEN:
     case IN_LINK_CONTROL:
     case IN_DERPER_KEYS:
@@ -231,12 +234,23 @@ static void on_prepare(uv_prepare_t *prepare)
     uv_timer_start(&c->timer, on_timer, next > now ? next - now : 0, 0);
 }
 
+/* What neighbours may send over this node: nothing for others while it drops packets for want of room itself. */
+static void carrying_tell(struct control *c)
+{
+    struct mesh_carrying carrying = {.transit_off = !c->site->config->transit,
+                                     .overloaded = control_stat_recent(c, STAT_DROP_BUDGET) > 0 ||
+                                                   control_stat_recent(c, STAT_DROP_INBOX_FULL) > 0};
+    if (c->mesh)
+        mesh_set_carrying(c->mesh, &carrying, control_now());
+}
+
 static void on_sample(uv_timer_t *timer)
 {
     struct control *c = timer->data;
     for (int i = 0; i < STAT_N; i++)
         c->samples[c->sample_at][i] = control_stat(c, (enum stat_id)i);
     c->sample_at = (c->sample_at + 1) % CONTROL_SAMPLES;
+    carrying_tell(c);
 }
 
 /* ---- life ---- */
@@ -295,6 +309,7 @@ int control_start(struct control *c, char *err, size_t err_len)
         snprintf(err, err_len, "out of memory");
         goto out;
     }
+    carrying_tell(c);
     uv_prepare_start(&c->prepare, on_prepare);
     uv_timer_start(&c->sample, on_sample, CONTROL_SAMPLE_MS, CONTROL_SAMPLE_MS);
     rc = 0;
@@ -325,6 +340,7 @@ void control_set_site(struct control *c, struct site *site)
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
         mesh_set_map(c->mesh, site->map, site->self, now);
         mesh_set_keys(c->mesh, &site->mesh_keys, now);
+        carrying_tell(c);
     }
     site_unref(old);
     if (c->on_site)

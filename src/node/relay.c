@@ -166,7 +166,12 @@ static void route(struct relay *r, const struct run *run)
     if (run_to_local(r, run) || run_to_node(r, run, routes_remote(r->routes, &run->dst)))
         return;
     r->ops->catch_up(r->ctx); /* a login of this moment may wait in the inbox */
-    if (!run_to_local(r, run) && !run_to_node(r, run, routes_remote(r->routes, &run->dst)))
+    if (run_to_local(r, run) || run_to_node(r, run, routes_remote(r->routes, &run->dst)))
+        return;
+    /* Where it is is known: its node will be reached again, or control takes the route away. */
+    if (routes_remote(r->routes, &run->dst) != NODE_NONE)
+        run_drop(r, STAT_DROP_MESH_NO_PATH, run->packets);
+    else
         to_nobody(r, run);
 }
 

@@ -21,6 +21,7 @@
 struct relay_node {
     struct node_id id;
     struct node_path path;
+    uint64_t unreach_at; /* ms: when it was last told that a packet could not be handed on */
 };
 
 /* Runs for one other worker, gathered in this turn. */
@@ -40,6 +41,8 @@ struct relay_ops {
     void (*home)(void *ctx, struct conn *c);
     /* A key not known in the mesh sent through that node. */
     void (*glean)(void *ctx, const struct derp_key *key, const struct node_id *node);
+    /* A packet that came on this link for that node could not be handed on (at most every MESH_UNREACH_EVERY_MS a node). */
+    void (*unreach)(void *ctx, struct conn *link, const struct node_id *node);
     /* A control frame's payload came on a link. */
     void (*link_control)(void *ctx, struct conn *c, const uint8_t *payload, size_t len);
     /* Read c again when full has drained, or a moment later.  full NULL: what is full is not a connection of this worker. */
@@ -61,6 +64,7 @@ struct relay {
     struct stats *stats;
     struct relay_node *nodes;
     uint32_t n_nodes;
+    bool transit_off;          /* packets between other nodes are not carried */
     uint32_t last_transit;     /* a guess: the node that the last packet in transit was for */
     struct relay_batch *batch; /* by worker */
     struct derp_key last_gleaned;

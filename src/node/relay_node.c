@@ -114,16 +114,29 @@ static uint32_t node_by_id(struct relay *r, const struct node_id *id)
     return NODE_NONE;
 }
 
-/* A packet between two other nodes: to its destination directly, or not at all. */
-static void transit(struct relay *r, const struct conn *from, const struct run *run, const struct node_id *to)
+/* The node that sent it shall take another way. */
+static void tell_unreach(struct relay *r, struct conn *from, const struct node_id *to)
 {
-    uint32_t node = node_by_id(r, to);
-    if (run->hops == 0)
+    struct relay_node *n = from->node < r->n_nodes ? &r->nodes[from->node] : NULL;
+    uint64_t now = uv_now(from->stream.io->loop);
+    if (!n || now - n->unreach_at < MESH_UNREACH_EVERY_MS)
+        return;
+    n->unreach_at = now;
+    r->ops->unreach(r->ctx, from, to);
+}
+
+/* A packet between two other nodes: to its destination directly, or not at all. */
+static void transit(struct relay *r, struct conn *from, const struct run *run, const struct node_id *to)
+{
+    uint32_t node = r->transit_off ? (uint32_t)NODE_NONE : node_by_id(r, to);
+    if (run->hops == 0) {
         run_drop(r, STAT_DROP_MESH_HOPS, 1);
-    else if (node == NODE_NONE || node == from->node || !to_neighbour(r, run, node, node))
+    } else if (node == NODE_NONE || node == from->node || !to_neighbour(r, run, node, node)) {
         run_drop(r, STAT_DROP_MESH_TRANSIT, 1);
-    else
+        tell_unreach(r, from, to);
+    } else {
         stats_add(r->stats, STAT_TRANSIT, 1);
+    }
 }
 
 /* For a client that is not here: once more, to where it has just gone; never back. */
@@ -136,7 +149,7 @@ static void redirect(struct relay *r, const struct conn *from, const struct run 
         run_drop(r, STAT_DROP_MESH_NO_CLIENT, 1);
 }
 
-static void from_node(struct relay *r, const struct conn *from, const struct frame *f)
+static void from_node(struct relay *r, struct conn *from, const struct frame *f)
 {
     struct mesh_data d;
     stats_add(r->stats, STAT_FORWARDED_IN, 1);

@@ -62,6 +62,8 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_DROP_INBOX_FULL, "drop_inbox_full", "dropped: another worker's inbox was full"),
     COUNTER(STAT_DROP_MESH_HOPS, "drop_mesh_hops", "dropped: too many hops in the mesh"),
     COUNTER(STAT_DROP_MESH_NO_CLIENT, "drop_mesh_no_client", "dropped: came for a client that is not here"),
+    COUNTER(STAT_DROP_MESH_NO_PATH, "drop_mesh_no_path",
+            "dropped: the destination's node cannot be reached at the moment"),
     COUNTER(STAT_DROP_MESH_TRANSIT, "drop_mesh_transit",
             "dropped: came for another node that cannot be reached directly"),
     COUNTER(STAT_DROP_MESH_BAD, "drop_mesh_bad", "dropped: mesh data malformed or not understood"),

@@ -59,6 +59,7 @@ enum stat_id {
     STAT_DROP_INBOX_FULL,
     STAT_DROP_MESH_HOPS,
     STAT_DROP_MESH_NO_CLIENT, /* came for a client that is not here */
+    STAT_DROP_MESH_NO_PATH,   /* its node cannot be reached at the moment */
     STAT_DROP_MESH_TRANSIT,   /* came for another node that cannot be reached directly */
     STAT_DROP_MESH_BAD,       /* malformed or not understood */
     STAT_DROP_NO_MEMORY,

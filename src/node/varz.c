@@ -106,7 +106,8 @@ static void put_drops(FILE *f, const struct varz *v)
         {"queue_tail", sum(v, STAT_DROP_INBOX_FULL)},
         {"unknown_dest", sum(v, STAT_DROP_NO_ROUTE)},
         {"unknown_dest_on_fwd", sum(v, STAT_DROP_MESH_NO_CLIENT) + sum(v, STAT_DROP_MESH_HOPS) +
-                                    sum(v, STAT_DROP_MESH_TRANSIT) + sum(v, STAT_DROP_MESH_BAD)},
+                                    sum(v, STAT_DROP_MESH_NO_PATH) + sum(v, STAT_DROP_MESH_TRANSIT) +
+                                    sum(v, STAT_DROP_MESH_BAD)},
         {"write_error", sum(v, STAT_DROP_NO_MEMORY)},
     };
     for (int bytes = 1; bytes >= 0; bytes--) {

@@ -147,6 +147,17 @@ static void relay_glean(void *ctx, const struct derp_key *key, const struct node
     inbox_post(w->control, m);
 }
 
+static void relay_unreach(void *ctx, struct conn *link, const struct node_id *node)
+{
+    struct worker *w = ctx;
+    struct inbox_msg *m = inbox_msg_new(IN_UNREACH, 0);
+    if (!m)
+        return;
+    m->ref = (struct conn_ref){link->gen, link->slot, w->index};
+    m->node_id = *node;
+    inbox_post(w->control, m);
+}
+
 static void relay_link_control(void *ctx, struct conn *c, const uint8_t *payload, size_t len)
 {
     struct worker *w = ctx;
@@ -202,6 +213,7 @@ static const struct relay_ops relay_ops = {.catch_up = relay_catch_up,
                                            .active = relay_active,
                                            .home = relay_home,
                                            .glean = relay_glean,
+                                           .unreach = relay_unreach,
                                            .link_control = relay_link_control,
                                            .slow_down = relay_slow_down,
                                            .slow_down_other = relay_slow_down_other,
@@ -275,6 +287,7 @@ static void take_site(struct worker *w, struct site *site)
                         w->site->config->client_burst != site->config->client_burst;
     site_unref(w->site);
     w->site = site_ref(site);
+    w->relay.transit_off = !site->config->transit;
     for (uint32_t i = 0; rate_changed && i < w->relay.conns.n_slots; i++)
         if (w->relay.conns.slot[i])
             session_rate_changed(w->relay.conns.slot[i]);
@@ -467,6 +480,7 @@ struct worker *worker_new(const struct worker_params *p, char *err, size_t err_l
     w->limits = p->limits;
     w->varz = p->varz;
     w->site = site_ref(p->site);
+    w->relay.transit_off = !p->site->config->transit;
     int e = init_handles(w, p);
     if (!e)
         e = init_relay(w, p);

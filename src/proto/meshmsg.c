@@ -7,7 +7,6 @@
 
 #include <string.h>
 
-#include <msgpack.h>
 #include <sodium.h>
 
 #include "proto/meshmsg_parts.h"

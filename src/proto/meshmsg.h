@@ -27,6 +27,9 @@ enum meshmsg_type {
     MESHMSG_SYNC_DATA = 9,
     MESHMSG_SYNC_END = 10,
     MESHMSG_ANN = 11,
+    MESHMSG_LINKS = 12,
+    MESHMSG_TUNNEL = 13,
+    MESHMSG_UNREACH = 15,
     MESHMSG_DIGEST = 19,
     MESHMSG_BUCKETS = 20,
     MESHMSG_CLOSES = 0x40
@@ -35,7 +38,8 @@ enum meshmsg_type {
 enum {
     MESH_VERSION_MIN = 1,
     MESH_VERSION_MAX = 1,
-    MESHMSG_MAX = 16384, /* payload of any control frame */
+    MESHMSG_MAX = 16384, /* payload of any control frame but a TUNNEL, which carries one */
+    MESHMSG_TUNNEL_MAX = MESHMSG_MAX + 64,
     MESHMSG_BEFORE_AUTH_MAX = 4096,
     MESHMSG_NAME_MAX = 128, /* bytes of a name, with the NUL */
     MESHMSG_NONCE_LEN = 32,
@@ -48,7 +52,7 @@ enum {
 /* A frame under construction: b[n] is ready to be sent. */
 struct meshmsg {
     size_t n;
-    uint8_t b[FRAME_HEADER_LEN + MESHMSG_MAX];
+    uint8_t b[FRAME_HEADER_LEN + MESHMSG_TUNNEL_MAX];
 };
 
 struct mesh_key_id {

@@ -8,6 +8,7 @@
 #include <sodium.h>
 
 #include "mesh/mesh.h"
+#include "proto/meshmsg_paths.h"
 #include "proto/meshmsg_sets.h"
 #include "proto/wire.h"
 
@@ -135,7 +136,7 @@ static void op_gone(void *ctx, const struct derp_key *key)
     struct mesh_peer_info info;
     size_t n = mesh_where(s->mesh, key, at, 4);
     for (size_t i = 0; i < n; i++) /* not here, and nowhere that can be reached */
-        expect(at[i].node != NODE_NONE && mesh_peer(s->mesh, at[i].node, &info) && !info.link);
+        expect(at[i].node != NODE_NONE && mesh_peer(s->mesh, at[i].node, &info) && !info.routable);
 }
 
 static void op_pin(void *ctx, const char *name, const struct derp_key *key)
@@ -261,6 +262,28 @@ static void asked(struct meshmsg *m, uint32_t n, uint64_t seq)
         meshmsg_sync_req(m, &held);
 }
 
+static void unreach(struct meshmsg *m, struct input *in)
+{
+    struct node_id id;
+    node_id_of(&id, byte(in) & 1 ? "b" : "c");
+    meshmsg_unreach(m, &id);
+}
+
+/* n neighbours among which are the ones there are. */
+static void links(struct meshmsg *m, struct input *in, uint32_t n)
+{
+    static const char *const names[] = {"a", "b", "c", "x"};
+    struct meshmsg_neighbour e[8];
+    uint8_t flags = byte(in);
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t b = byte(in);
+        node_id_of(&e[i].node, names[b & 3]);
+        e[i].state = b >> 2 & 3;
+        e[i].rtt_ms = b;
+    }
+    meshmsg_links(m, flags > 4 ? 0 : flags, e, n);
+}
+
 /* A well-formed message of few keys and slots, so that the input reaches what lies behind the parser. */
 static void structured(struct pipe *p, struct input *in)
 {
@@ -296,7 +319,11 @@ static void structured(struct pipe *p, struct input *in)
         asked(&m, n, what >> 6);
         break;
     case 4:
-        if (n & 1)
+        if (n == 7)
+            unreach(&m, in);
+        else if (n & 2)
+            links(&m, in, n);
+        else if (n & 1)
             meshmsg_pong(&m, byte(in), 0);
         else
             meshmsg_digest(&m, &(struct meshmsg_digest){{100, what >> 6, n & 1}, n, byte(in)});
@@ -363,7 +390,7 @@ static void check(struct pipe *p)
         uint32_t best = NODE_NONE;
         expect(n <= 4);
         for (size_t i = 0; i < n && best == NODE_NONE; i++)
-            if (at[i].node != NODE_NONE && mesh_peer(s->mesh, at[i].node, &info) && info.link)
+            if (at[i].node != NODE_NONE && mesh_peer(s->mesh, at[i].node, &info) && info.routable)
                 best = at[i].node;
         expect(s->route[k] == best);
     }

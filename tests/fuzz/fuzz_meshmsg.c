@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/meshmsg_paths.h"
 #include "proto/meshmsg_sets.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -93,9 +94,41 @@ static void sets(const struct meshmsg_in *in)
     }
 }
 
+static void neighbours(struct meshmsg_neighbours *it, uint32_t flags)
+{
+    static struct meshmsg_neighbour e[MESHMSG_NEIGHBOURS_MAX];
+    struct meshmsg_neighbour one;
+    struct meshmsg_neighbours back;
+    uint32_t n = 0, flags2;
+    while (n < MESHMSG_NEIGHBOURS_MAX && meshmsg_neighbour_next(it, &one) == 1) {
+        e[n] = one;
+        e[n++].state = one.state > MESHMSG_NEIGHBOUR_DOWN ? MESHMSG_NEIGHBOUR_DOWN : one.state;
+    }
+    meshmsg_links(&out, flags, e, n);
+    expect(out.n - FRAME_HEADER_LEN <= MESHMSG_MAX);
+    struct meshmsg_in again = reopen(MESHMSG_LINKS);
+    expect(meshmsg_read_links(&again, &flags2, &back) == 0 && flags2 == flags && back.left == n);
+    for (uint32_t i = 0; i < n; i++)
+        expect(meshmsg_neighbour_next(&back, &one) == 1 && memcmp(&one, &e[i], sizeof one) == 0);
+}
+
+static void tunnel(const struct meshmsg_tunnel *a)
+{
+    struct meshmsg_tunnel b;
+    if (a->len > MESHMSG_MAX + 16)
+        return;
+    meshmsg_tunnel(&out, a);
+    struct meshmsg_in again = reopen(MESHMSG_TUNNEL);
+    expect(meshmsg_read_tunnel(&again, &b) == 0 && a->number == b.number && a->kind == b.kind &&
+           a->len == b.len && memcmp(a->body, b.body, a->len) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct meshmsg_in in;
+    struct meshmsg_tunnel t;
+    struct meshmsg_neighbours list;
+    struct node_id node;
     struct meshmsg_entries it;
     struct mesh_key_id id;
     uint8_t bytes[MESHMSG_HASH_LEN];
@@ -116,5 +149,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         entries(&it);
     if (meshmsg_read_ann(&in, &a, &b, &it) == 0)
         entries(&it);
+    if (meshmsg_read_links(&in, &type, &list) == 0)
+        neighbours(&list, type);
+    if (meshmsg_read_tunnel(&in, &t) == 0)
+        tunnel(&t);
+    meshmsg_read_unreach(&in, &node);
     return 0;
 }

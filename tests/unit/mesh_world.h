@@ -57,6 +57,7 @@ struct world_node {
 /* One connection; side 0 dialled.  A side's link id is 2 × conn + side + 1000. */
 struct world_conn {
     bool used, open[2], silent;
+    bool deaf[2]; /* nothing comes to that side any more (one way dead) */
     int node[2];
     uint64_t arrives[2]; /* last arrival at that side */
     uint64_t latency;
@@ -581,7 +582,7 @@ static inline void world_run_event(struct world *w, struct world_event *e)
         mesh_dial_failed(x->mesh, e->dial, "connection refused", w->now);
         break;
     case EV_FRAME:
-        if (c->open[side] && !c->silent) {
+        if (c->open[side] && !c->silent && !c->deaf[side]) {
             uint8_t *exact = malloc(e->len); /* so that a read past the end is seen */
             memcpy(exact, e->frame, e->len);
             mesh_link_input(x->mesh, e->link, exact, e->len, w->now);
@@ -643,6 +644,20 @@ static inline void world_break(struct world *w, struct world_conn *c, bool silen
         if (c->open[side])
             world_arrive(w, c, side, (struct world_event){.type = EV_CLOSED});
     c->silent = true; /* what was under way is lost */
+}
+
+/* The open connection between two nodes, NULL if there is none; *side is a's. */
+static inline struct world_conn *world_between(struct world *w, int a, int b, int *side)
+{
+    for (int i = w->n_conns - 1; i >= 0; i--) {
+        struct world_conn *c = &w->conn[i];
+        for (int s = 0; s < 2; s++)
+            if (c->open[0] && c->open[1] && !c->silent && c->node[s] == a && c->node[!s] == b) {
+                *side = s;
+                return c;
+            }
+    }
+    return NULL;
 }
 
 /* ---- clients ---- */

@@ -15,11 +15,11 @@
 
 /* What the relay asked of its worker. */
 struct asked {
-    unsigned active, home, glean, control, slow_down, slow_down_other, close, catch_up;
+    unsigned active, home, glean, unreach, control, slow_down, slow_down_other, close, catch_up;
     struct conn *active_conn, *closed_conn;
     enum stat_id why;
     struct derp_key gleaned;
-    struct node_id gleaned_at;
+    struct node_id gleaned_at, unreached;
     struct conn_ref slowed;
     uint8_t control_bytes[64 << 10];
     size_t control_len;
@@ -65,6 +65,14 @@ static inline void rig_on_glean(void *ctx, const struct derp_key *key, const str
     g->asked.gleaned_at = *node;
 }
 
+static inline void rig_on_unreach(void *ctx, struct conn *link, const struct node_id *node)
+{
+    struct rig *g = ctx;
+    (void)link;
+    g->asked.unreach++;
+    g->asked.unreached = *node;
+}
+
 static inline void rig_on_control(void *ctx, struct conn *c, const uint8_t *payload, size_t len)
 {
     struct rig *g = ctx;
@@ -103,6 +111,7 @@ static const struct relay_ops rig_ops = {.catch_up = rig_on_catch_up,
                                          .active = rig_on_active,
                                          .home = rig_on_home,
                                          .glean = rig_on_glean,
+                                         .unreach = rig_on_unreach,
                                          .link_control = rig_on_control,
                                          .slow_down = rig_on_slow_down,
                                          .slow_down_other = rig_on_slow_down_other,
@@ -350,9 +359,9 @@ static inline size_t rig_random_step(void *ctx)
 static inline uint64_t rig_drops(const struct rig *g)
 {
     static const enum stat_id drops[] = {
-        STAT_DROP_NO_ROUTE, STAT_DROP_QUEUE_FULL,   STAT_DROP_QUEUE_OLD, STAT_DROP_BUDGET,
-        STAT_DROP_GONE,     STAT_DROP_INBOX_FULL,   STAT_DROP_MESH_HOPS, STAT_DROP_MESH_NO_CLIENT,
-        STAT_DROP_MESH_BAD, STAT_DROP_MESH_TRANSIT, STAT_DROP_NO_MEMORY};
+        STAT_DROP_NO_ROUTE, STAT_DROP_QUEUE_FULL,   STAT_DROP_QUEUE_OLD,    STAT_DROP_BUDGET,
+        STAT_DROP_GONE,     STAT_DROP_INBOX_FULL,   STAT_DROP_MESH_HOPS,    STAT_DROP_MESH_NO_CLIENT,
+        STAT_DROP_MESH_BAD, STAT_DROP_MESH_TRANSIT, STAT_DROP_MESH_NO_PATH, STAT_DROP_NO_MEMORY};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++)
         sum += rig_stat(g, drops[i]);

@@ -494,6 +494,9 @@ static void test_silence(void **state)
     struct pair p = cluster_up(27, 3);
     struct world *w = p.w;
     struct mesh_peer_info info;
+    mesh_set_carrying(w->node[2].mesh, &(struct mesh_carrying){.transit_off = true},
+                      w->now); /* no way round */
+    world_touch(w, 2);
     world_client_up(w, 1, 1, true);
     world_client_up(w, 2, 1, false);
     world_run(w, w->now + 100);
@@ -510,6 +513,10 @@ static void test_silence(void **state)
     mesh_link_alive(w->node[0].mesh, link, w->now);
     mesh_peer(w->node[0].mesh, index, &info);
     assert_int_equal(info.state, MESH_PEER_UP);
+    world_run(w, w->now + 1200); /* … but not trusted at once */
+    assert_int_equal(world_of_index(&w->node[0], w->node[0].route[1]), 2);
+    mesh_link_alive(w->node[0].mesh, link, w->now);
+    world_run(w, w->now + 1300);
     assert_int_equal(world_of_index(&w->node[0], w->node[0].route[1]), 1);
     /* A sole place is used while suspect. */
     world_client_down(w, 2, 1);

@@ -396,6 +396,22 @@ static void a_transit_node_hands_on_directly_or_not_at_all(void **state)
     feed(t->y, t->yx, &f, true);
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_TRANSIT), 3);
     assert_int_equal(t->yx->stream.q.bytes, 0);
+    /* x is told, but not for each packet. */
+    assert_int_equal(t->y->asked.unreach, 1);
+    rig_path(t->y, 1, "z", 1, &at_y, 1);
+    t->y->relay.transit_off = true; /* its operator does not want it: neither */
+    t->y->relay.nodes[t->yx->node].unreach_at = 0;
+    add_data(&f, 0, 3, "z", &key, &t->a_key, 10);
+    feed(t->y, t->yx, &f, true);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_TRANSIT), 4);
+    assert_int_equal(t->y->asked.unreach, 2);
+    assert_memory_equal(&t->y->asked.unreached, &z->relay.self, sizeof(struct node_id));
+    /* No way from x for now: the route stays, and disco is not told NotHere. */
+    rig_path(t->x, 4, "z", NODE_NONE, NULL, 0);
+    rig_add_packet(&f, &key, 5, 200, true);
+    feed(t->x, t->a, &f, false);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_MESH_NO_PATH), 1);
+    assert_int_equal(rig_stat(t->x, STAT_PEER_GONE_NOT_HERE), 0);
     rig_free(z);
 }
 
@@ -469,11 +485,14 @@ static void no_link_is_no_route(void **state)
     struct pair *t = *state;
     rig_path(t->x, 3, "y", NODE_NONE, NULL, 0);
     send_one(t->x, t->a, &t->b_key, 1, 100);
-    assert_int_equal(rig_stat(t->x, STAT_DROP_NO_ROUTE), 1);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_MESH_NO_PATH), 1);
     struct derp_key far = rig_key(0xf1);
     routes_remote_set(t->x->relay.routes, &far, 4000); /* a node not told of yet */
     send_one(t->x, t->a, &far, 1, 100);
-    assert_int_equal(rig_stat(t->x, STAT_DROP_NO_ROUTE), 2);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_MESH_NO_PATH), 2);
+    routes_remote_set(t->x->relay.routes, &far, NODE_NONE);
+    send_one(t->x, t->a, &far, 1, 100);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_NO_ROUTE), 1);
 }
 
 static void before_it_has_proven_itself_a_link_says_little(void **state)
