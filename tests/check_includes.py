@@ -100,9 +100,10 @@ NODE = {
     "bootstrap": set(),
     "varz": {"bootstrap", "stats", "worker"},
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
-    "worker.c": {"http", "limits", "link_io", "session", "stream"},
-    "session": {"http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
+    "worker.c": {"derper_watch", "http", "limits", "link_io", "session", "stream"},
+    "session": {"derper_watch", "http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
     "derper_peer": {"inbox", "relay", "site", "stats", "stream", "worker"},
+    "derper_watch": {"inbox", "relay", "session", "site", "stats", "stream", "worker"},
     "link_io": {"derper_peer", "login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
     "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "verify_socket",
@@ -122,7 +123,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The two tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap"}, "keymap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"admin", "derper_peer", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"admin", "derper_peer", "derper_watch", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

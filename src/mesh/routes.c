@@ -77,6 +77,16 @@ int routes_remote_set(struct routes *r, const struct derp_key *key, uint32_t nod
     return 0;
 }
 
+const struct derp_key *routes_local_at(const struct routes *r, size_t i)
+{
+    return keymap_at(r->local, i, NULL);
+}
+
+const struct derp_key *routes_remote_at(const struct routes *r, size_t i)
+{
+    return keymap_at(r->remote, i, NULL);
+}
+
 size_t routes_n_local(const struct routes *r)
 {
     return keymap_count(r->local);

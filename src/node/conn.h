@@ -2,6 +2,7 @@
  *
  *   accepted → LOGIN (session.c: TLS, HTTP, DERP login) → CLIENT (relay.c)
  *                                                       → LINK   (link_io.c)
+ *                                                       → WATCHER (derper_watch.c: a real derper)
  *   dialled  → LINK (link_io.c)
  *
  * Owner: its worker.  Thread: the worker's.  Dies: in the worker's conn_free, after the stream's closed().
@@ -20,7 +21,7 @@
 #include "node/stream.h"
 #include "proto/key.h"
 
-enum conn_kind { CONN_LOGIN, CONN_CLIENT, CONN_LINK };
+enum conn_kind { CONN_LOGIN, CONN_CLIENT, CONN_LINK, CONN_WATCHER };
 
 struct worker;
 struct login;       /* login.h: what only a connection before login needs */

@@ -173,6 +173,28 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
     }
 }
 
+struct closing {
+    struct control *c;
+    const struct derp_key *key;
+};
+
+static void close_one(void *ctx, const struct conn_ref *ref)
+{
+    const struct closing *x = ctx;
+    control_tell(x->c, ref->worker,
+                 &(struct inbox_msg){
+                     .type = IN_ADMIT_ANSWER, .key = *x->key, .ref = *ref, .number = STAT_CLOSED_ADMIN});
+}
+
+static void close_peer(struct control *c, const struct derp_key *key)
+{
+    char text[KEY_TEXT_MAX];
+    struct closing x = {c, key};
+    key_public_text(text, key);
+    log_limited(LOG_INFO, "derper", "a derper closes a client key=%s", text);
+    clients_each(c->clients, key, close_one, &x);
+}
+
 static void on_message(void *ctx, struct inbox_msg *m)
 {
     struct control *c = ctx;
@@ -185,6 +207,9 @@ static void on_message(void *ctx, struct inbox_msg *m)
         return;
     case IN_ADMIT_ASK:
         control_admit_message(c, m);
+        return;
+    case IN_CLOSE_PEER:
+        close_peer(c, &m->key);
         return;
     case IN_GLEAN:
     case IN_UNREACH:

@@ -39,6 +39,7 @@ enum inbox_type {
     IN_LINK_CLOSED,   /* ref, bytes: why (NUL-terminated) */
     IN_DIAL_FAILED,   /* number = dial, bytes: why (NUL-terminated) */
     IN_ADMIT_ASK,     /* key, ref, addr: may this login go on? */
+    IN_CLOSE_PEER,    /* key: a derper wants that client closed */
     IN_STOPPED,       /* number = worker: nothing of it runs any more */
     /* control → worker */
     IN_LOCAL_SET,   /* key, ref: packets for key go to this connection */
@@ -62,6 +63,7 @@ enum { DERPER_RECORD_LEN = KEY_LEN + 1 }; /* of IN_DERPER_KEYS: key, 1 present o
 struct node_path {
     uint32_t via;
     uint8_t n;
+    bool derper; /* it is a real one */
     struct conn_ref link[MESH_LANES_MAX];
 };
 

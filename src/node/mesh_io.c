@@ -226,6 +226,7 @@ static void on_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
     struct inbox_msg m = {.type = IN_NODE_PATH, .node = node, .path.via = path->via};
     if (c->mesh && mesh_peer(c->mesh, node, &peer)) /* a look only: allowed inside an op */
         m.node_id = peer.id;
+    m.path.derper = c->mesh && peer.derper;
     for (uint8_t i = 0; i < path->n; i++) {
         const struct conn_ref *ref = control_link_find(c, path->link[i]);
         if (ref)

@@ -214,7 +214,7 @@ ssize_t conn_refuse(struct relay *r, struct conn *c, enum stat_id why, const cha
     return -1;
 }
 
-static void pong(struct relay *r, struct conn *c, const struct frame *f)
+void relay_pong(struct relay *r, struct conn *c, const struct frame *f)
 {
     uint8_t out[FRAME_HEADER_LEN + DERP_PING_MIN];
     frame_header(out, FRAME_PONG, DERP_PING_MIN);
@@ -240,7 +240,7 @@ static ssize_t client_frame(struct relay *r, struct conn *c, const struct frame 
         if (f->len < DERP_PING_MIN || f->len > DERP_PING_MAX)
             return conn_refuse(r, c, STAT_CLOSED_FRAME, "Ping of wrong length");
         if (size)
-            pong(r, c, f);
+            relay_pong(r, c, f);
         return (ssize_t)size;
     case FRAME_WATCH_CONNS:
     case FRAME_FORWARD_PACKET:

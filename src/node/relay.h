@@ -76,6 +76,10 @@ void relay_deinit(struct relay *r);
 
 /* Plaintext of a logged-in client.  Returns bytes done with; -1 if the connection was closed. */
 ssize_t relay_client_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n);
+/* A ForwardPacket, of at least two keys: a real derper's client sends to one of ours or beyond us. */
+void relay_from_derper(struct relay *r, const struct frame *f);
+/* The answer to a Ping of at least DERP_PING_MIN bytes. */
+void relay_pong(struct relay *r, struct conn *c, const struct frame *f);
 /* What is left of an unknown frame, so far as it has come. */
 size_t conn_skip_some(struct conn *c, size_t n);
 /* Plaintext of a mesh link; ready: it has proven itself, data may pass. */

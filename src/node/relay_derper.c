@@ -32,3 +32,25 @@ void run_to_derper(struct relay *r, const struct run *run, struct conn *c)
     if (stream_congested(&c->stream))
         run_slow_down(r, run, c);
 }
+
+void relay_from_derper(struct relay *r, const struct frame *f)
+{
+    struct derp_key src;
+    struct run run = {.packets = 1, .hops = MESH_HOPS_START, .src_node = r->self};
+    stats_add(r->stats, STAT_FORWARDED_IN, 1);
+    memcpy(src.b, f->body, KEY_LEN);
+    memcpy(run.dst.b, f->body + KEY_LEN, KEY_LEN);
+    run.urgent = frame_is_disco(f->body + 2 * KEY_LEN, f->len - 2 * KEY_LEN);
+    run.sender = wire_get64(src.b);
+    run.len = FRAME_HEADER_LEN + f->len - KEY_LEN;
+    run.start = f->body + KEY_LEN - FRAME_HEADER_LEN; /* what stood there is in src and dst */
+    frame_header(run.start, FRAME_RECV_PACKET, f->len - KEY_LEN);
+    memcpy(run.start + FRAME_HEADER_LEN, src.b, KEY_LEN);
+    if (run_to_local(r, &run))
+        return;
+    r->ops->catch_up(r->ctx);
+    uint32_t node = routes_remote(r->routes, &run.dst);
+    bool derper = node < r->n_nodes && r->nodes[node].path.derper;
+    if (!run_to_local(r, &run) && (derper || !run_to_node(r, &run, node)))
+        run_drop(r, STAT_DROP_MESH_NO_CLIENT, 1);
+}

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/derper_watch.h"
 #include "node/http.h"
 #include "node/limits.h"
 #include "node/link_io.h"
@@ -317,6 +318,7 @@ static void make_active(struct worker *w, struct conn *c)
     if (routes_local_set(w->relay.routes, &c->key, &me) < 0)
         log_limited(LOG_ERROR, "conn", "no memory for a route");
     c->active = true;
+    derper_watch_touch(w, &c->key);
     worker_share_local(w, c);
 }
 
@@ -387,6 +389,22 @@ static int welcome(struct conn *c)
     return 0;
 }
 
+/* The same for a derper, which has shown the key that we share: nobody else is asked. */
+static int welcome_derper(struct conn *c)
+{
+    struct worker *w = c->worker;
+    uint8_t out[HELLO_FRAME_MAX];
+    size_t len = hello_server_info(out, &c->login->shared);
+    if (derper_watch_adopt(c) < 0) {
+        session_close(c, STAT_CLOSED_NO_MEMORY, "no memory");
+        return -1;
+    }
+    stream_send_raw(&c->stream, out, len);
+    login_end(c);
+    c->keepalive_at = next_keepalive(w, uv_now(&w->loop));
+    return 0;
+}
+
 /* The ClientInfo frame.  As head_input. */
 static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
 {
@@ -405,7 +423,10 @@ static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
     struct derp_key key;
     struct hello_shared shared;
     struct client_info info;
+    const struct mesh_keys *derper = &c->worker->site->derper_key;
     int err = hello_open_client_info(f.body, f.len, &c->worker->site->node_key, &key, &shared, &info);
+    bool claims = err == 0 && info.has_mesh_key && derper->n > 0;
+    bool is_derper = claims && hello_knows_mesh_key(&info, derper->key[0]);
     sodium_memzero(&info, sizeof(info));
     if (err < 0) {
         session_close(c, STAT_CLOSED_HELLO, hello_error_text(err));
@@ -414,6 +435,13 @@ static ssize_t derp_login_input(struct conn *c, uint8_t *buf, size_t n)
     c->login->shared = shared;
     sodium_memzero(&shared, sizeof(shared));
     c->key = key;
+    if (is_derper)
+        return welcome_derper(c) < 0 ? -1 : (ssize_t)size;
+    if (claims) {
+        sodium_memzero(&c->login->shared, sizeof(c->login->shared));
+        session_close(c, STAT_REFUSED_DERPER_KEY, "a mesh key that is not the one of derper_mesh_key_file");
+        return -1;
+    }
     if (config_admission(c->worker->site->config)) {
         c->login->asking = true;
         stream_hold(&c->stream);
@@ -429,7 +457,8 @@ void session_admission(struct worker *w, const struct worker_answer *a)
     if (!c || c->stream.closing || !key_equal(&c->key, &a->key))
         return;
     if (!a->yes) {
-        session_close(c, a->why, "not admitted");
+        session_close(c, a->why,
+                      a->why == STAT_CLOSED_ADMIN ? "a mesh peer wants it closed" : "not admitted");
     } else if (c->login && c->login->asking) {
         c->login->asking = false;
         if (welcome(c) == 0)
@@ -478,6 +507,7 @@ static void client_end(struct conn *c)
     struct worker *w = c->worker;
     heard_drop(w->relay.heard, c);
     routes_local_del(w->relay.routes, &c->key, c->gen);
+    derper_watch_touch(w, &c->key);
     limits_client_leave(w->limits);
     stats_sub(&w->stats, STAT_CLIENTS, 1);
     if (c->home)
@@ -487,7 +517,7 @@ static void client_end(struct conn *c)
     worker_tell(w, IN_CLIENT_DOWN, c, false);
 }
 
-static void on_conn_closed(struct stream *s, enum stream_end end, const char *detail)
+void session_stream_closed(struct stream *s, enum stream_end end, const char *detail)
 {
     struct conn *c = conn_of(s);
     struct worker *w = c->worker;
@@ -506,13 +536,15 @@ static void on_conn_closed(struct stream *s, enum stream_end end, const char *de
     }
     if (c->kind == CONN_CLIENT)
         client_end(c);
+    else if (c->kind == CONN_WATCHER)
+        derper_watch_end(c);
     login_end(c);
     worker_conn_free(c);
 }
 
 static const struct stream_ops login_ops = {
-    .input = on_login_input, .prelude = on_prelude, .closed = on_conn_closed};
-static const struct stream_ops client_ops = {.input = on_client_input, .closed = on_conn_closed};
+    .input = on_login_input, .prelude = on_prelude, .closed = session_stream_closed};
+static const struct stream_ops client_ops = {.input = on_client_input, .closed = session_stream_closed};
 
 /* ---- deadlines ---- */
 
@@ -544,7 +576,9 @@ void session_due(struct worker *w, struct conn *c, uint64_t now)
         session_close(c, STAT_CLOSED_STALLED, "takes no data any more");
         return;
     }
-    if (c->kind == CONN_CLIENT && now >= c->keepalive_at) {
+    if (c->kind == CONN_WATCHER)
+        derper_watch_due(c, now);
+    if ((c->kind == CONN_CLIENT || c->kind == CONN_WATCHER) && now >= c->keepalive_at) {
         uint8_t frame[FRAME_HEADER_LEN];
         frame_header(frame, FRAME_KEEP_ALIVE, 0);
         stream_send(&c->stream, SENDQ_URGENT, 0, frame, sizeof(frame));

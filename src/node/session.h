@@ -20,4 +20,7 @@ void session_admission(struct worker *w, const struct worker_answer *a);
 /* Closes any connection of the worker, counted and logged. */
 void session_close(struct conn *c, enum stat_id why, const char *text);
 
+/* stream_ops.closed of all connections but links. */
+void session_stream_closed(struct stream *s, enum stream_end end, const char *detail);
+
 #endif

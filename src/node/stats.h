@@ -21,14 +21,16 @@ enum stat_id {
     STAT_HOME_IN,   /* a connection said that this node is its home */
     STAT_HOME_OUT,  /* … is not any more */
     STAT_LINKS,     /* gauge: mesh connections */
+    STAT_WATCHERS,  /* gauge: real derpers that have dialled us */
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
-    STAT_REFUSED_ALLOW,    /* admission: not in the allow file */
-    STAT_REFUSED_URL,      /* admission: the verify URL said no */
-    STAT_REFUSED_SOCKET,   /* admission: tailscaled does not know the key */
-    STAT_REFUSED_OUTAGE,   /* admission: no answer */
-    STAT_CLOSED_UNWELCOME, /* a client that had been admitted is not any more */
+    STAT_REFUSED_ALLOW,      /* admission: not in the allow file */
+    STAT_REFUSED_URL,        /* admission: the verify URL said no */
+    STAT_REFUSED_SOCKET,     /* admission: tailscaled does not know the key */
+    STAT_REFUSED_OUTAGE,     /* admission: no answer */
+    STAT_REFUSED_DERPER_KEY, /* a login with a mesh key that is not the derpers' */
+    STAT_CLOSED_UNWELCOME,   /* a client that had been admitted is not any more */
     STAT_CLOSED_LOGIN_TIMEOUT,
     STAT_CLOSED_TLS,          /* handshake failed or record broken */
     STAT_CLOSED_HTTP,         /* not HTTP, or a head too long */
@@ -71,6 +73,8 @@ enum stat_id {
     STAT_UNKNOWN_FRAMES,
     STAT_PEER_GONE_DISCONNECTED,
     STAT_PEER_GONE_NOT_HERE,
+    STAT_WATCH_PRESENT,     /* PeerPresent to real derpers */
+    STAT_WATCH_GONE,        /* PeerGone to them */
     STAT_DUP_CLIENT_SWITCH, /* another connection of the same key became the active one */
     STAT_READ_PAUSES,       /* a sender whose receiver was full was read later */
     STAT_RATE_PAUSES,       /* a client was read later because of client_rate */

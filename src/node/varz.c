@@ -133,10 +133,11 @@ static void put_clients(FILE *f, const struct varz *v)
     put(f, "derp_total_dup_client_conns", COUNTER, atomic_load(&v->more_connections));
     put(f, "derp_current_home_connections", GAUGE, gauge(v, STAT_HOME));
     put(f, "derp_current_notideal_connections", GAUGE, gauge(v, STAT_NOT_IDEAL));
+    put(f, "derp_watchers", GAUGE, gauge(v, STAT_WATCHERS));
     put(f, "derp_current_file_descriptors", GAUGE, open_files());
 }
 
-/* derpers' own mesh, which there is none of here, and what only a Go program has. */
+/* What our way of forwarding has none of, and what only a Go program has. */
 static void put_none(FILE *f)
 {
     static const char *const histograms[] = {"derp_buffered_write_frames", "derp_mesh_update_batch_size",
@@ -151,7 +152,6 @@ static void put_none(FILE *f)
     for (size_t i = 0; i + 1 < sizeof(counters) / sizeof(counters[0]); i++)
         put(f, counters[i], COUNTER, 0);
     type(f, counters[3], COUNTER);
-    put(f, "derp_watchers", GAUGE, 0);
 }
 
 void varz_set(struct varz *v, const struct config *c)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "node/derper_watch.h"
 #include "node/http.h"
 #include "node/limits.h"
 #include "node/link_io.h"
@@ -112,6 +113,7 @@ static void on_check(uv_check_t *h)
 {
     struct worker *w = h->data;
     give_answers(w);
+    derper_watch_flush(w);
     for (uint32_t i = 0; i < w->n_workers; i++)
         if (w->relay.batch[i].len > 0)
             post_batch(w, i);
@@ -279,15 +281,18 @@ static void local_set(struct worker *w, const struct inbox_msg *m)
     }
     if (routes_local_set(w->relay.routes, &m->key, &m->ref) < 0)
         log_limited(LOG_ERROR, "worker", "no memory for a route");
+    derper_watch_touch(w, &m->key);
 }
 
 static void take_site(struct worker *w, struct site *site)
 {
     bool rate_changed = w->site->config->client_rate != site->config->client_rate ||
                         w->site->config->client_burst != site->config->client_burst;
-    site_unref(w->site);
+    struct site *old = w->site;
     w->site = site_ref(site);
     w->relay.transit_off = !site->config->transit;
+    derper_watch_site(w, old);
+    site_unref(old);
     for (uint32_t i = 0; rate_changed && i < w->relay.conns.n_slots; i++)
         if (w->relay.conns.slot[i])
             session_rate_changed(w->relay.conns.slot[i]);
@@ -305,12 +310,17 @@ static void slow_down_ref(struct worker *w, const struct conn_ref *ref)
 static void handle_control(struct worker *w, struct inbox_msg *m)
 {
     switch (m->type) {
-    case IN_NODE_PATH:
+    case IN_NODE_PATH: {
+        bool was = m->node < w->relay.n_nodes && w->relay.nodes[m->node].path.derper;
         if (relay_node_path(&w->relay, m->node, &m->node_id, &m->path) < 0)
             log_limited(LOG_ERROR, "worker", "no memory for a node's path");
+        if (was != m->path.derper)
+            derper_watch_touch_all(w);
         break;
+    }
     case IN_GONE:
         relay_gone(&w->relay, &m->key);
+        derper_watch_gone(w, &m->key);
         break;
     case IN_DIAL:
         link_io_dial(w, m->number, m->site, m->map_node, m->flag);
@@ -356,10 +366,12 @@ static void on_message(void *ctx, struct inbox_msg *m)
         break;
     case IN_LOCAL_DEL:
         routes_local_del(w->relay.routes, &m->key, m->ref.gen);
+        derper_watch_touch(w, &m->key);
         break;
     case IN_REMOTE_SET:
         if (routes_remote_set(w->relay.routes, &m->key, m->node) < 0)
             log_limited(LOG_ERROR, "worker", "no memory for a route");
+        derper_watch_touch(w, &m->key);
         break;
     default:
         handle_control(w, m);

@@ -21,6 +21,7 @@
 enum { WORKERS_MAX = 64, WORKER_LISTEN_MAX = 4 };
 
 struct dialing;
+struct watcher;
 struct varz;         /* varz.h */
 struct login_limits; /* limits.h: counted over all workers */
 
@@ -55,6 +56,7 @@ struct worker {
     struct inbox *control;             /* the control thread's */
     struct worker **workers;           /* all of them, for their inboxes */
     struct conn *logins, *logins_last; /* connections before login, oldest first */
+    struct watcher *watchers;          /* derper_watch.c: real derpers that want to know our clients */
     struct dialing *dialing;           /* link_io.c: dials under way */
     struct worker_listener listeners[WORKER_LISTEN_MAX];
     struct stun_udp stun;

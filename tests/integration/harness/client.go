@@ -27,6 +27,7 @@ type Opts struct {
 	URL      bool                      // by URL (derphttp.NewClient), not by an entry of the derpMap
 	Node     *tailcfg.DERPNode         // instead of the cluster's own entry
 	MeshKey  string                    // as a mesh peer
+	Watch    bool                      // that wants to know who is connected
 	Home     bool                      // says NotePreferred
 	From     string                    // the namespace it connects from; "": its node's
 	OnPacket func(derp.ReceivedPacket) // called for each packet, which then is no event
@@ -36,6 +37,7 @@ type Opts struct {
 // connection is an event too.
 type Client struct {
 	*derphttp.Client
+	Key  key.NodePrivate
 	Pub  key.NodePublic
 	Node *Node
 
@@ -72,7 +74,7 @@ func (n *Node) TryConnect(t testing.TB, o Opts) (*Client, error) {
 		priv = key.NewNode()
 	}
 	quiet := func(string, ...any) {}
-	c := &Client{Pub: priv.Public(), Node: n, onPacket: o.OnPacket, more: make(chan struct{})}
+	c := &Client{Key: priv, Pub: priv.Public(), Node: n, onPacket: o.OnPacket, more: make(chan struct{})}
 	if o.URL || n.c.Net != nil || (n.c.Cert == CertNone && o.Node == nil) {
 		scheme, host := "https", n.HostName
 		if n.c.Cert == CertNone {
@@ -95,6 +97,7 @@ func (n *Node) TryConnect(t testing.TB, o Opts) (*Client, error) {
 		k, err := key.ParseDERPMesh(o.MeshKey)
 		must(t, err)
 		c.MeshKey = k
+		c.WatchConnectionChanges = o.Watch
 	}
 	if o.Home {
 		c.NotePreferred(true)

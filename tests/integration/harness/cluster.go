@@ -398,6 +398,8 @@ func (c *Cluster) waitDerpers(t testing.TB) {
 // CAFile is the authority's certificate, for programs that read SSL_CERT_FILE.
 func (c *Cluster) CAFile() string { return c.caFile }
 
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
+
 // derpers are the names of the nodes that are derpers now.
 func (c *Cluster) derpers() (names []string) {
 	for _, n := range c.Nodes {

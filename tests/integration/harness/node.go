@@ -79,6 +79,9 @@ func (n *Node) args() []string {
 	}
 	if n.c.Kinds != nil {
 		args = append(args, "--derper-mesh-key-file", n.c.DerperKeyFile)
+		if key := filepath.Join(n.Dir, "derper.key"); exists(key) {
+			args = append(args, "--key-file", key)
+		}
 	}
 	if derpers := n.c.derpers(); len(derpers) > 0 && n.c.Kinds != nil {
 		args = append(args, "--derper-peers", strings.Join(derpers, ","))
@@ -100,6 +103,15 @@ func (n *Node) Kill(t testing.TB) { t.Helper(); n.proc.kill(t) }
 
 // Stop ends the node in order.
 func (n *Node) Stop(t testing.TB) { t.Helper(); n.proc.stop(t) }
+
+// Replace ends the node and starts one of another kind in its place: same name, addresses, certificate and node key.
+func (n *Node) Replace(t testing.TB, k Kind) {
+	t.Helper()
+	n.Stop(t)
+	n.Kind = k
+	n.Start(t)
+	n.WaitReady(t)
+}
 
 // WaitReady waits until the node takes connections and, derpmesh, answers `status`.
 func (n *Node) WaitReady(t testing.TB) {
@@ -147,6 +159,7 @@ type Status struct {
 			RTT        float64 `json:"rtt_ms"`
 			Keys       int     `json:"keys"`
 			Synced     bool    `json:"synced"`
+			Derper     bool    `json:"derper"`
 			Error      string  `json:"error"`
 		} `json:"peers"`
 	} `json:"mesh"`
