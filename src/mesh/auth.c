@@ -1,4 +1,4 @@
-/* HELLO and AUTH, the cryptography.
+/* HELLO, AUTH and LANE, the cryptography.
  *
  * Happy path: auth_init, auth_ephemeral, auth_mix_hello twice (dialer's, acceptor's), auth_derive with the mesh key that both hold,
  * auth_mac for our side to send and for theirs to compare.
@@ -84,4 +84,42 @@ void auth_mac(const struct auth *a, bool dialer, uint8_t out[static MESHMSG_MAC_
 {
     const char *role = dialer ? "dialer" : "acceptor";
     crypto_generichash(out, MESHMSG_MAC_LEN, (const uint8_t *)role, strlen(role), a->key, sizeof a->key);
+}
+
+void auth_secret(const struct auth *a, const char *label, uint8_t out[static KEY_LEN])
+{
+    crypto_generichash(out, KEY_LEN, (const uint8_t *)label, strlen(label), a->key, sizeof a->key);
+}
+
+/* ---- lanes ---- */
+
+void auth_link_id(const uint8_t secret[static KEY_LEN], uint8_t out[static MESHMSG_LINK_ID_LEN])
+{
+    static const char label[] = "link";
+    uint8_t hash[32];
+    crypto_generichash(hash, sizeof hash, (const uint8_t *)label, sizeof label - 1, secret, KEY_LEN);
+    memcpy(out, hash, MESHMSG_LINK_ID_LEN);
+}
+
+void auth_lane_mac(const uint8_t secret[static KEY_LEN], const struct meshmsg_lane *asked,
+                   const uint8_t *nonce, const uint8_t *exporter, uint8_t out[static MESHMSG_MAC_LEN])
+{
+    const char *role = nonce ? "acceptor" : "dialer";
+    uint8_t numbers[12], marker = exporter ? 1 : 0;
+    crypto_generichash_state st;
+    wire_put32(numbers, asked->index);
+    wire_put64(numbers + 4, asked->number);
+    crypto_generichash_init(&st, secret, KEY_LEN, MESHMSG_MAC_LEN);
+    mix(&st, role, strlen(role));
+    mix(&st, asked->name, strlen(asked->name));
+    mix(&st, asked->to, strlen(asked->to));
+    crypto_generichash_update(&st, numbers, sizeof numbers);
+    crypto_generichash_update(&st, asked->nonce, sizeof asked->nonce);
+    if (nonce)
+        crypto_generichash_update(&st, nonce, MESHMSG_NONCE_LEN);
+    crypto_generichash_update(&st, &marker, 1);
+    if (exporter)
+        crypto_generichash_update(&st, exporter, 32);
+    crypto_generichash_final(&st, out, MESHMSG_MAC_LEN);
+    sodium_memzero(&st, sizeof st);
 }

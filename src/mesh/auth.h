@@ -1,4 +1,4 @@
-/* The cryptography of HELLO and AUTH: who holds the mesh key and the node key that they claim?
+/* The cryptography of HELLO, AUTH and LANE: who holds the mesh key and the node key that they claim?
  *
  * Shape: Noise KK with a psk.  MAC key = BLAKE2b-256 keyed with the mesh key over a label, the transcript's hash and
  * the X25519 results ee, es, se, ss.  docs/protocol.md says which bytes.  Pure; secrets are wiped by auth_wipe. */
@@ -41,5 +41,15 @@ struct auth_input {
 int auth_derive(struct auth *a, const struct auth_input *in);
 /* The MAC that proves that side. */
 void auth_mac(const struct auth *a, bool dialer, uint8_t out[static MESHMSG_MAC_LEN]);
+
+/* A secret for what hangs on this link, from the MAC key and a label.  Before auth_wipe. */
+void auth_secret(const struct auth *a, const char *label, uint8_t out[static KEY_LEN]);
+
+/* The number under which both sides know a control link when lanes name it. */
+void auth_link_id(const uint8_t secret[static KEY_LEN], uint8_t out[static MESHMSG_LINK_ID_LEN]);
+/* The MAC of one side's LANE.  asked: the dialer's LANE; nonce: the acceptor's for its own MAC, NULL for the dialer's;
+ * exporter: of the lane's own connection, NULL: none. */
+void auth_lane_mac(const uint8_t secret[static KEY_LEN], const struct meshmsg_lane *asked,
+                   const uint8_t *nonce, const uint8_t *exporter, uint8_t out[static MESHMSG_MAC_LEN]);
 
 #endif

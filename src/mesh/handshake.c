@@ -1,4 +1,4 @@
-/* HELLO and AUTH.
+/* HELLO and AUTH; lanes.c has LANE.
  *
  * Happy path, dialer: HELLO → (their HELLO) → AUTH → (their AUTH) → link_proven.
  * Acceptor: (their HELLO) → HELLO → (their AUTH) → AUTH → link_proven.
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mesh/lanes.h"
 #include "mesh/link.h"
 
 enum { REFUSAL_LOG_MS = 5000 };
@@ -29,6 +30,10 @@ static uint64_t *refusal_counter(struct mesh *m, enum refusal why)
         [REFUSE_KEY] = &c->refused_key,
         [REFUSE_EXPORTER] = &c->refused_exporter,
         [REFUSE_CLONE] = &c->refused_clone,
+        [REFUSE_LANE] = &c->refused_lane,
+        [REFUSE_LANE_PEER] = &c->refused_lane_peer,
+        [REFUSE_LANE_REPLAY] = &c->refused_lane_replay,
+        [REFUSE_LANE_AUTH] = &c->refused_lane_auth,
     };
     return by[why];
 }
@@ -102,7 +107,9 @@ void handshake_start(struct mesh *m, struct link *l)
             "node's settings say so\"");
         return;
     }
-    if (l->dialer)
+    if (l->is_lane)
+        lanes_opened(m, l);
+    else if (l->dialer)
         hello_send(m, l, l->peer->name);
 }
 
@@ -356,6 +363,7 @@ static void on_auth(struct mesh *m, struct link *l, const struct meshmsg_in *in)
     m->ops->link_ready(m->ctx, l->id, l->peer->index); /* before our AUTH: data may come back at once */
     if (!l->dialer)
         auth_send(m, l);
+    auth_secret(&l->auth, "derpmesh/1 lanes", l->lane_secret);
     auth_wipe(&l->auth);
     link_proven(m, l);
 }
@@ -376,6 +384,8 @@ void handshake_input(struct mesh *m, struct link *l, const uint8_t *payload, siz
         on_hello(m, l, &in, payload, len);
     else if (l->state == LINK_AUTH && type == MESHMSG_AUTH)
         on_auth(m, l, &in);
+    else if (type == MESHMSG_LANE && (l->state == LINK_ASKED || (l->state == LINK_HELLO && !l->dialer)))
+        lanes_input(m, l, &in);
     else
         handshake_refuse(m, l, REFUSE_HELLO, "reason=\"message %u out of turn before AUTH\"", type);
 }

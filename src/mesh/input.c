@@ -7,6 +7,7 @@
 
 #include "mesh/announce.h"
 #include "mesh/handshake.h"
+#include "mesh/lanes.h"
 #include "mesh/learn.h"
 #include "mesh/link.h"
 #include "mesh/paths.h"
@@ -151,7 +152,8 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
         return paths_unreach(m, l, in);
     case MESHMSG_HELLO:
     case MESHMSG_AUTH:
-        return "HELLO or AUTH a second time";
+    case MESHMSG_LANE:
+        return "HELLO, AUTH or LANE a second time";
     default:
         m->count.unknown_message++;
         return type < MESHMSG_CLOSES ? NULL : "a message that has to be understood";
@@ -160,15 +162,13 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
 
 static void heard(struct mesh *m, struct link *l)
 {
+    bool first = !l->confirmed;
     l->last_rx = m->now;
-    if (!l->suspect)
-        return;
-    l->suspect = false;
-    if (l->peer && l->peer->link == l) {
-        paths_recovered(m, l->peer);
-        paths_update(m);
-        peer_note(m, l->peer);
-    }
+    l->confirmed = true;
+    if (l->suspect)
+        link_doubt(m, l, false);
+    else if (first && l->peer)
+        paths_tell_node(m, l->peer);
 }
 
 void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t len, uint64_t now)
@@ -208,12 +208,14 @@ void mesh_link_acked(struct mesh *m, uint64_t id, uint64_t bytes, uint64_t now)
         return;
     l->tcp_acked = bytes;
     l->progress_at = now;
+    if (l->suspect)
+        link_doubt(m, l, false);
 }
 
 void mesh_link_alive(struct mesh *m, uint64_t id, uint64_t now)
 {
     struct link *l = link_find(m, id);
     m->now = now;
-    if (l)
+    if (l && l->state >= LINK_CHALLENGE)
         heard(m, l);
 }

@@ -17,6 +17,7 @@
 #include "mesh/announce.h"
 #include "mesh/derper.h"
 #include "mesh/handshake.h"
+#include "mesh/lanes.h"
 #include "mesh/learn.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
@@ -82,6 +83,7 @@ void peer_lost(struct mesh *m, struct peer *p, bool was_good)
     p->synced = false;
     p->down_at = m->now;
     p->attempts = was_good ? 0 : p->attempts + 1;
+    lanes_link_lost(m, p);
     if (p->node && !p->stopped)
         paths_flapped(m, p);
     paths_update(m);
@@ -120,6 +122,8 @@ void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshms
         if (!p->last_error[0] || how == LINK_END_CLOSED)
             peer_error(p, "%s", text);
     }
+    if (p && l->is_lane)
+        lanes_ended(m, p, l, text);
     if (p) {
         peer_schedule(m, p);
         peer_note(m, p);
@@ -187,6 +191,7 @@ static void link_use(struct mesh *m, struct link *l)
     p->stopped = false;
     p->down_at = NEVER;
     p->dropping = false;
+    lanes_link_used(m, p, memcmp(p->instance, l->theirs.instance, sizeof p->instance) == 0);
     p->redial = false;
     p->last_error[0] = 0;
     if (old)
@@ -237,6 +242,7 @@ void link_proven(struct mesh *m, struct link *l)
     m->count.links_opened++;
     l->up_at = m->now;
     l->state = LINK_CHALLENGE;
+    l->confirmed = l->dialer;
     if (l == p->dialing)
         p->dialing = NULL;
     if (old && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
@@ -289,21 +295,29 @@ void mesh_link_open(struct mesh *m, uint64_t id, const struct mesh_link_info *in
 {
     m->now = now;
     struct peer *p = info->dialer ? peer_by_dial(m, info->dial) : NULL;
+    uint32_t lane = 0;
+    bool is_lane = info->dialer && !p;
+    if (is_lane)
+        p = lanes_by_dial(m, info->dial, &lane);
     if (info->dialer && !p) {
         m->ops->close(m->ctx, id, "the dial was given up");
         return;
     }
     struct link *l = link_new(m, id, info);
-    if (p)
-        p->dial = 0;
     if (!l) {
         m->ops->close(m->ctx, id, "out of memory");
         if (p)
-            peer_failed(m, p);
+            mesh_dial_failed(m, info->dial, "out of memory", now);
         return;
     }
-    if (p) {
-        l->peer = p;
+    l->peer = p;
+    l->is_lane = is_lane;
+    if (is_lane) {
+        l->lane.index = lane;
+        p->lane[lane].dial = 0;
+        p->lane[lane].asked = l;
+    } else if (p) {
+        p->dial = 0;
         p->dialing = l;
         peer_note(m, p);
     }
@@ -316,7 +330,7 @@ void mesh_link_closed(struct mesh *m, uint64_t id, const char *why, uint64_t now
     m->now = now;
     if (!l)
         return;
-    if (l->state < LINK_CHALLENGE && l->dialer) {
+    if (l->state < LINK_CHALLENGE && l->dialer && !l->is_lane) {
         char text[200];
         snprintf(text, sizeof text, "closed before it was proven (%s): the log of %s says why", why,
                  l->peer->name);
@@ -339,6 +353,7 @@ static bool deadline_tick(struct mesh *m, struct link *l)
     switch (l->state) {
     case LINK_HELLO:
     case LINK_AUTH:
+    case LINK_ASKED:
         handshake_refuse(m, l, REFUSE_HELLO, "reason=\"not proven within %d s\"",
                          MESH_AUTH_TIMEOUT_MS / 1000);
         return true;
@@ -353,9 +368,47 @@ static bool deadline_tick(struct mesh *m, struct link *l)
         link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE, "another link of this pair stays");
         return true;
     case LINK_UP:
+    case LINK_LANE:
         break;
     }
     return false;
+}
+
+void link_doubt(struct mesh *m, struct link *l, bool suspect)
+{
+    struct peer *p = l->peer;
+    l->suspect = suspect;
+    if (!p)
+        return;
+    if (p->direct != l) {
+        paths_tell_node(m, p);
+        return;
+    }
+    if (suspect)
+        paths_flapped(m, p);
+    else
+        paths_recovered(m, p);
+    paths_update(m);
+    paths_tell_node(m, p);
+    peer_note(m, p);
+}
+
+/* When the other side last gave a sign of life: bytes of its own, or its TCP took some of ours. */
+static uint64_t sign_of_life(const struct link *l)
+{
+    return l->last_rx > l->progress_at ? l->last_rx : l->progress_at;
+}
+
+static void lane_ping(struct mesh *m, struct link *l)
+{
+    const struct link *control = l->peer->direct;
+    l->lonely = l->suspect && control && !control->suspect ? l->lonely + 1 : 0;
+    if (l->lonely > LANE_PINGS_MAX) {
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "silent, while the control link is not");
+        return;
+    }
+    link_mark(m, l);
+    l->next_ping = m->now + MESH_PING_MS;
 }
 
 void link_tick(struct mesh *m, struct link *l)
@@ -366,14 +419,16 @@ void link_tick(struct mesh *m, struct link *l)
         link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "nothing came in for 60 s");
         return;
     }
-    if (l->state != LINK_UP)
+    if (l->state != LINK_UP && l->state != LINK_LANE)
         return;
-    if (!l->suspect && m->now - l->last_rx >= MESH_LINK_SUSPECT_MS) {
-        l->suspect = true;
-        mesh_log(m, MESH_LOG_DEBUG, "link is silent peer=%s", l->peer->name);
-        paths_flapped(m, l->peer);
-        paths_update(m);
-        peer_note(m, l->peer);
+    if (!l->suspect && m->now - sign_of_life(l) >= MESH_LINK_SUSPECT_MS) {
+        mesh_log(m, MESH_LOG_DEBUG, "%s is silent peer=%s", l->is_lane ? "lane" : "link", l->peer->name);
+        link_doubt(m, l, true);
+    }
+    if (l->state == LINK_LANE) {
+        if (m->now >= l->next_ping)
+            lane_ping(m, l);
+        return;
     }
     learn_tick(m, l);
     if (m->now >= l->next_ping) {
@@ -391,10 +446,10 @@ uint64_t link_next(const struct link *l)
     uint64_t next = l->deadline;
     if (l->state >= LINK_CHALLENGE && l->last_rx + MESH_LINK_DEAD_MS < next)
         next = l->last_rx + MESH_LINK_DEAD_MS;
-    if (l->state != LINK_UP)
+    if (l->state != LINK_UP && l->state != LINK_LANE)
         return next;
-    if (!l->suspect && l->last_rx + MESH_LINK_SUSPECT_MS < next)
-        next = l->last_rx + MESH_LINK_SUSPECT_MS;
+    if (!l->suspect && sign_of_life(l) + MESH_LINK_SUSPECT_MS < next)
+        next = sign_of_life(l) + MESH_LINK_SUSPECT_MS;
     if (l->next_ping < next)
         next = l->next_ping;
     if (l->sync_missed && l->asked_at + SYNC_MIN_MS < next)

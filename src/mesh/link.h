@@ -13,6 +13,8 @@ void link_send(struct mesh *m, struct link *l);
 void link_mark(struct mesh *m, struct link *l);
 /* Tells the hash of our map if the other side knows another one, and what else depends on the map. */
 void link_map_changed(struct mesh *m, struct link *l);
+/* Whether the link is suspect has changed. */
+void link_doubt(struct mesh *m, struct link *l, bool suspect);
 /* AUTH was verified: the link becomes the peer's, waits for the old instance's answer, or goes. */
 void link_proven(struct mesh *m, struct link *l);
 

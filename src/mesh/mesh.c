@@ -14,6 +14,7 @@
 #include <sodium.h>
 
 #include "mesh/derper.h"
+#include "mesh/lanes.h"
 #include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/ours.h"
@@ -84,6 +85,7 @@ struct mesh *mesh_new(const struct mesh_config *c, uint64_t now)
     m->accept_no_exporter = c->accept_no_exporter;
     m->paths_at = NEVER;
     m->links_at = now;
+    m->lanes = c->lanes < MESH_LANES_MAX ? c->lanes : MESH_LANES_MAX;
     keys_take(m, c->keys);
     if (parts_init(m, c) != 0) {
         mesh_free(m);
@@ -102,6 +104,7 @@ void mesh_free(struct mesh *m)
             m->ops->dial_cancel(m->ctx, m->peers[i]->dial);
         if (m->peers[i]->derper_link)
             m->ops->close(m->ctx, m->peers[i]->derper_link, "this node stops");
+        lanes_cancel(m, m->peers[i]);
         peer_free(m->peers[i]);
     }
     free(m->peers);
@@ -253,6 +256,8 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
     };
     snprintf(out->software, sizeof out->software, "%s", p->software);
     snprintf(out->last_error, sizeof out->last_error, "%s", p->last_error);
+    for (uint32_t i = 0; i < MESH_LANES_MAX; i++)
+        out->lanes += p->lane[i].link && p->lane[i].link->confirmed && !p->lane[i].link->suspect;
     return true;
 }
 

@@ -41,8 +41,9 @@ struct mesh_ops {
     /* Fills out with random bytes (tests: from a seed). */
     void (*random)(void *ctx, void *out, size_t len);
     /* Connect to this node (address, port, TLS and pin as the map says) and ask for Upgrade: derpmesh/1.
-     * The answer is mesh_link_open(…, dial) or mesh_dial_failed(dial). */
-    void (*dial)(void *ctx, uint64_t dial, const struct derpmap_node *node);
+     * The answer is mesh_link_open(…, dial) or mesh_dial_failed(dial).
+     * lane 0 is for the control connection; higher numbers had better be carried elsewhere, to share the work. */
+    void (*dial)(void *ctx, uint64_t dial, const struct derpmap_node *node, uint32_t lane);
     /* Give up a dial that is under way; no answer is expected any more (a late one is ignored). */
     void (*dial_cancel)(void *ctx, uint64_t dial);
     /* Whether that node of the map is a real derper, which is no node of this mesh (NULL: none is); and log in to it as its
@@ -101,6 +102,7 @@ struct mesh_config {
     const struct derpmap_node *self; /* in map */
     const struct mesh_pin *pins;     /* known node keys; copied */
     size_t n_pins;
+    unsigned lanes; /* connections for data to each node, beside the one for control; ≤ MESH_LANES_MAX */
     bool accept_no_exporter; /* links without TLS exporter are good enough: a proxy ends TLS on the way */
 };
 
@@ -198,6 +200,7 @@ struct mesh_peer_info {
     enum mesh_peer_state state;
     uint64_t link; /* 0 if none */
     bool dialed_by_us;
+    unsigned lanes;   /* that data may take now */
     bool derper;      /* a real one: n_keys are its clients */
     double rtt_ms;    /* windowed minimum; < 0 unknown */
     uint32_t via;     /* data goes over this node; itself: directly; NODE_NONE: there is no path */
@@ -228,7 +231,8 @@ struct mesh_counters {
         control_bytes_sent, control_bytes_received, gleaned, gone;
     /* Links refused before they were up, by reason (refused_hello counts the rest: malformed, late, too long). */
     uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
-        refused_clone;
+        refused_clone, refused_lane, refused_lane_peer, refused_lane_replay, refused_lane_auth;
+    uint64_t lanes_opened;
     uint64_t path_changes; /* from one way to another */
     uint64_t unreach_sent, unreach_received;
     uint64_t resyncs_asked;             /* gaps seen in a peer's announcements */

@@ -18,6 +18,7 @@
 
 #include <sodium.h>
 
+#include "mesh/lanes.h"
 #include "mesh/link.h"
 #include "mesh/places.h"
 #include "proto/meshmsg_paths.h"
@@ -186,11 +187,10 @@ static bool best_way(struct mesh *m, const struct peer *p, uint32_t current, str
 
 /* ---- choosing ---- */
 
-static void path_tell(struct mesh *m, struct peer *p)
+void paths_tell_node(struct mesh *m, struct peer *p)
 {
     struct mesh_path path = {.via = p->path.via};
-    if (p->direct || p->derper_link)
-        path.link[path.n++] = p->direct ? p->direct->id : p->derper_link;
+    lanes_fill(m, p, &path);
     if (path.via == p->path_told.via && path.n == p->path_told.n &&
         memcmp(path.link, p->path_told.link, sizeof path.link) == 0)
         return;
@@ -243,7 +243,7 @@ static void path_set(struct mesh *m, struct peer *p, const struct way *w)
     p->path.via = w->via;
     p->path.grade = w->grade;
     p->path.cost = w->cost;
-    path_tell(m, p);
+    paths_tell_node(m, p);
     if ((grade == GRADE_NONE) != (w->grade == GRADE_NONE))
         reach_changed(m, p, w->grade != GRADE_NONE);
     if (p->grace_at != NEVER && grace_is_over(m, p))

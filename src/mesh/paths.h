@@ -6,6 +6,8 @@
 
 /* Something about links, neighbours or the map has changed: chooses anew for all nodes, tells the node and the places. */
 void paths_update(struct mesh *m);
+/* Tells the node how data for the peer leaves, if that is not as it was told last. */
+void paths_tell_node(struct mesh *m, struct peer *p);
 /* The direct connection to a peer that worked stands in doubt, or is lost. */
 void paths_flapped(struct mesh *m, struct peer *p);
 /* The direct connection works (again): it is trusted at once, or after a while if it did not last. */

@@ -14,6 +14,7 @@
 #include <sodium.h>
 
 #include "mesh/derper.h"
+#include "mesh/lanes.h"
 #include "mesh/link.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
@@ -138,6 +139,15 @@ static bool is_wanted(const struct mesh *m, const struct peer *p)
     return m->keys.n > 0 && (!p->link || p->redial);
 }
 
+uint64_t peer_backoff(unsigned attempts)
+{
+    if (attempts == 0)
+        return DIAL_JITTER_MS;
+    unsigned doublings = attempts - 1 < 6 ? attempts - 1 : 6;
+    uint64_t wait = (uint64_t)BACKOFF_FIRST_MS << doublings;
+    return wait > MESH_BACKOFF_MAX_MS ? MESH_BACKOFF_MAX_MS : wait;
+}
+
 void peer_schedule(struct mesh *m, struct peer *p)
 {
     if (!is_wanted(m, p)) {
@@ -146,14 +156,9 @@ void peer_schedule(struct mesh *m, struct peer *p)
     }
     if (p->dial_at != NEVER)
         return;
-    uint64_t wait = DIAL_JITTER_MS;
-    if (p->attempts) {
-        unsigned doublings = p->attempts - 1 < 6 ? p->attempts - 1 : 6;
-        uint64_t most = p->down_at == NEVER ? MESH_BACKOFF_MAX_MS : BACKOFF_LOST_MS;
-        wait = (uint64_t)BACKOFF_FIRST_MS << doublings;
-        if (wait > most)
-            wait = most;
-    }
+    uint64_t wait = peer_backoff(p->attempts);
+    if (p->down_at != NEVER && wait > BACKOFF_LOST_MS)
+        wait = BACKOFF_LOST_MS;
     p->dial_at = m->now + mesh_random(m, wait) + (p->preferred || p->derper ? 0 : MESH_SECOND_DIALER_MS);
 }
 
@@ -170,8 +175,11 @@ void peer_failed(struct mesh *m, struct peer *p)
 
 void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t now)
 {
-    struct peer *p = peer_by_dial(m, dial);
+    struct peer *p = peer_by_dial(m, dial), *lane_of;
+    uint32_t lane;
     m->now = now;
+    if (!p && (lane_of = lanes_by_dial(m, dial, &lane)))
+        lanes_dial_failed(m, lane_of, lane, why);
     if (!p)
         return;
     mesh_log(m, peer_error_level(p, why), "cannot connect peer=%s why=\"%s\" attempts=%u", p->name, why,
@@ -197,11 +205,15 @@ static void gone_some(struct mesh *m, struct peer *p)
 
 void peer_tick(struct mesh *m, struct peer *p)
 {
+    lanes_tick(m, p);
     if (m->now >= p->dial_at) {
         p->dial_at = NEVER;
         p->dial = ++m->last_dial;
         peer_note(m, p);
-        (p->derper ? m->ops->dial_derper : m->ops->dial)(m->ctx, p->dial, p->node);
+        if (p->derper)
+            m->ops->dial_derper(m->ctx, p->dial, p->node);
+        else
+            m->ops->dial(m->ctx, p->dial, p->node, 0);
     }
     if (p->down_at != NEVER && m->now - p->down_at >= FORGET_MS) {
         p->down_at = NEVER;
@@ -222,7 +234,8 @@ uint64_t peer_next(const struct mesh *m, const struct peer *p)
 {
     if (p->dropping)
         return m->now;
-    uint64_t next = p->dial_at < p->gone_at ? p->dial_at : p->gone_at;
+    uint64_t next = p->dial_at < p->gone_at ? p->dial_at : p->gone_at, lanes = lanes_next(p);
+    next = lanes < next ? lanes : next;
     if (p->derper && p->settle_at < next)
         next = p->settle_at;
     if (p->down_at != NEVER && p->down_at + FORGET_MS < next)
@@ -261,8 +274,10 @@ static struct peer *peer_add(struct mesh *m, const char *name)
     p->index = m->n_peers;
     p->self = m->n_peers == 0;
     p->preferred = !p->self && dials_first(m->peers[0]->name, name);
-    p->dial_at = p->down_at = p->gone_at = p->settle_at = p->grace_at = NEVER;
+    p->dial_at = p->down_at = p->gone_at = p->settle_at = p->grace_at = p->lanes_until = NEVER;
     p->path.via = p->path_told.via = p->path.better = NODE_NONE;
+    for (uint32_t i = 0; i < MESH_LANES_MAX; i++)
+        p->lane[i].dial_at = NEVER;
     p->state = MESH_PEER_REMOVED;
     m->peers[m->n_peers++] = p;
     return p;
@@ -278,6 +293,7 @@ static void peer_remove(struct mesh *m, struct peer *p)
         p->dial = 0;
         m->ops->dial_cancel(m->ctx, dial);
     }
+    lanes_close(m, p);
     for (size_t i = 0; i < m->n_links;) {
         if (m->links[i]->peer == p) {
             link_end(m, m->links[i], LINK_END_BYE, MESHMSG_BYE_MAP, "not in the map any more");

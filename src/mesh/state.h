@@ -1,5 +1,5 @@
 /* The inside of the mesh: what mesh.c, peers.c, link.c, input.c, handshake.c,
- * ours.c, announce.c, learn.c, places.c and leaving.c share.
+ * ours.c, lanes.c, announce.c, learn.c, places.c and leaving.c share.
  *
  * Glossary: *place* = one location of a key at one peer; *slot* = the number under which a peer announces a key;
  * *the set* = all keys that a node announces; *scope* = the part of our set that some peers are told; *mark* = a PING whose PONG acknowledges all bytes sent before it.
@@ -34,8 +34,9 @@ enum {
     LINK_NEW_MS = 3000,       /* two links younger than this: the preferred dialer's stays */
     LINK_LAME_MS = 500,       /* the other one is closed after this */
     LINK_CHALLENGE_MS = 1500, /* the old instance has so long to answer */
-    LINK_GOOD_MS = 10000,     /* up for so long: backoff begins anew */
-    LINK_WINDOW = 256 << 10,  /* announced bytes under way on one link */
+    LANE_PINGS_MAX = 5,      /* of a silent lane while its control link is not silent: then it is made anew */
+    LINK_GOOD_MS = 10000,    /* up for so long: backoff begins anew */
+    LINK_WINDOW = 256 << 10, /* announced bytes under way on one link */
     LINK_MARK_EVERY = 64 << 10,
     LINK_MARKS = 16,
     DERPER_SETTLE_MS = 3000,      /* a derper that names no more clients for so long has named all, … */
@@ -57,12 +58,15 @@ enum grade { GRADE_NONE, GRADE_DOWN, GRADE_SUSPECT, GRADE_UP };
 
 enum link_state {
     /*  HELLO ── theirs is good ──> AUTH ── proven ──> UP ── another link stays ──> LAME
-     *                                 └── proven, but another instance is connected ──> CHALLENGE ──> UP */
+     *                                 └── proven, but another instance is connected ──> CHALLENGE ──> UP
+     *  lanes: HELLO or ASKED ── proven ──> LANE ── out of use ──> LAME (see lanes.c) */
     LINK_HELLO,
     LINK_AUTH,
+    LINK_ASKED,
     LINK_CHALLENGE,
     LINK_UP,
-    LINK_LAME
+    LINK_LAME,
+    LINK_LANE
 };
 
 struct mark {
@@ -90,6 +94,14 @@ struct link {
     struct meshmsg_hello theirs;
     struct mesh_key_id key_id; /* of the mesh key that proved it */
     uint8_t map_told[MESHMSG_HASH_LEN];
+    unsigned lonely; /* a lane's: pings without an answer while the control link was well */
+    /* Something came behind the dialer's proof, so it has ours and takes data; always so for the dialer. */
+    bool confirmed;
+
+    bool is_lane;
+    struct meshmsg_lane lane;             /* a lane's: what its dialer asked */
+    uint8_t lane_secret[KEY_LEN];         /* a control link's; a lane's until it is proven */
+    uint64_t lane_number[MESH_LANES_MAX]; /* a control link's: the last one used, by index */
 
     /* Liveness. */
     uint64_t last_rx, next_ping, ping_number;
@@ -142,6 +154,15 @@ struct path {
     uint64_t better_at; /* … which is taken then */
 };
 
+/* A lane of a peer.  At most one of link, asked, dial and dial_at is set when we dial it. */
+struct lane {
+    struct link *link;  /* proven */
+    struct link *asked; /* open, LANE is sent */
+    uint64_t dial;      /* under way; 0: none */
+    uint64_t dial_at;   /* NEVER: not */
+    unsigned attempts;
+};
+
 struct peer {
     uint32_t index;
     char *name;
@@ -170,6 +191,9 @@ struct peer {
     uint64_t derper_link; /* of the connection to it; 0: none */
     uint64_t derper_since, settle_at;
     uint32_t slot_cursor; /* where to look for a free slot: we number its clients ourselves */
+
+    struct lane lane[MESH_LANES_MAX];
+    uint64_t lanes_until; /* without a control link they end then; NEVER: there is one, or no lanes */
 
     /* The way to it, and what it says of its neighbours: see paths.c. */
     struct path path;
@@ -258,6 +282,10 @@ enum refusal {
     REFUSE_KEY,
     REFUSE_EXPORTER,
     REFUSE_CLONE,
+    REFUSE_LANE,
+    REFUSE_LANE_PEER,
+    REFUSE_LANE_REPLAY,
+    REFUSE_LANE_AUTH,
     N_REFUSALS
 };
 
@@ -273,7 +301,8 @@ struct mesh {
     const struct derpmap *map;
     const struct derpmap_node *self;
     bool accept_no_exporter;
-    uint64_t now; /* of the call that is running */
+    unsigned lanes; /* to dial for each control link that we dialled */
+    uint64_t now;   /* of the call that is running */
 
     struct pin *pins;
     size_t n_pins;
@@ -323,6 +352,8 @@ void peer_note(struct mesh *m, struct peer *p);
 /* WARN; DEBUG for what failed in the same way just before. */
 enum mesh_log_level peer_error_level(const struct peer *p, const char *why);
 void peer_error(struct peer *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The most that is waited after so many failures, ms; a random part of it is (full jitter). */
+uint64_t peer_backoff(unsigned attempts);
 /* Sets when to dial next, from all that is known of the peer. */
 void peer_schedule(struct mesh *m, struct peer *p);
 void peer_failed(struct mesh *m, struct peer *p); /* one more attempt in vain, then peer_schedule */

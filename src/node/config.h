@@ -62,6 +62,7 @@ struct config {
     struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
     int n_proxies;
     char *mesh_proxied;  /* ids of nodes that stand behind a proxy which ends TLS; NULL: none */
+    uint32_t mesh_lanes; /* connections for data to each node: 0 to MESH_LANES_MAX */
     bool proxy_protocol; /* trusted proxies begin with a PROXY header */
     int workers;         /* ≥ 1 */
     uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */

@@ -315,6 +315,7 @@ int control_start(struct control *c, char *err, size_t err_len)
         .software = "derpmesh " DERPMESH_VERSION,
         .node_key = c->site->node_key,
         .keys = &c->site->mesh_keys,
+        .lanes = c->site->config->mesh_lanes,
         .accept_no_exporter = true, /* link_io knows which peers may be without: see mesh_proxied */
         .map = c->site->map,
         .self = c->site->self,

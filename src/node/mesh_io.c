@@ -1,6 +1,6 @@
 /* What the mesh asks of the node: each of its ops becomes a message to the workers, or a line in a file.
  *
- * Happy path: dial → IN_DIAL to the worker that the name's hash picks; send, close, link_ready, node_path,
+ * Happy path: dial → IN_DIAL to the worker that the name's hash picks, lanes to the next ones; send, close, link_ready, node_path,
  * route, gone → messages in the order of the calls.  A pin is written on libuv's thread pool, one at a time.
  * Failure: what names a link or dial that has ended meanwhile is dropped; without memory a change is lost,
  * which is logged (the next one of that key or node repairs it). */
@@ -129,7 +129,8 @@ static void fail_dial(struct control *c, uint64_t number, const char *why)
     inbox_post(&c->inbox, m);
 }
 
-static void dial_node(struct control *c, uint64_t dial, const struct derpmap_node *node, bool derper)
+static void dial_node(struct control *c, uint64_t dial, const struct derpmap_node *node, uint32_t lane,
+                      bool derper)
 {
     struct node_id id;
     uint32_t hash;
@@ -139,7 +140,7 @@ static void dial_node(struct control *c, uint64_t dial, const struct derpmap_nod
     }
     node_id_of(&id, node->id);
     memcpy(&hash, id.b, sizeof(hash));
-    uint32_t worker = hash % c->n_workers;
+    uint32_t worker = (hash + lane) % c->n_workers;
     c->dials[c->n_dials++] = (struct control_dial){.number = dial, .worker = worker};
     const struct derpmap_node *at = derpmap_find(c->site->map, node->id);
     if (!at) {
@@ -151,14 +152,14 @@ static void dial_node(struct control *c, uint64_t dial, const struct derpmap_nod
                      .type = IN_DIAL, .number = dial, .site = c->site, .map_node = at, .flag = derper});
 }
 
-static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
+static void on_dial(void *ctx, uint64_t dial, const struct derpmap_node *node, uint32_t lane)
 {
-    dial_node(ctx, dial, node, false);
+    dial_node(ctx, dial, node, lane, false);
 }
 
 static void on_dial_derper(void *ctx, uint64_t dial, const struct derpmap_node *node)
 {
-    dial_node(ctx, dial, node, true);
+    dial_node(ctx, dial, node, 0, true);
 }
 
 static bool on_is_derper(void *ctx, const struct derpmap_node *node)

@@ -241,6 +241,7 @@ static json_t *peers_json(const struct control *c)
                               "dialed_by_us", p.dialed_by_us, "since_s", (json_int_t)((now - since) / 1000));
         json_object_set_new(o, "software", json_string(p.derper ? "derper" : p.software));
         json_object_set_new(o, "derper", json_boolean(p.derper));
+        json_object_set_new(o, "lanes", json_integer(p.lanes));
         json_object_set_new(o, "error", json_string(p.last_error));
         json_array_append_new(list, o);
     }
@@ -271,6 +272,18 @@ static const struct {
     MESH_COUNTER(refused_auth, 0, "links refused: the other side does not have the mesh key"),
     MESH_COUNTER(refused_unknown_peer, 0, "links refused: name not in the map"),
     MESH_COUNTER(refused_pin, 0, "links refused: another node key than before"),
+    MESH_COUNTER(refused_version, 0, "links refused: no version of the protocol in common"),
+    MESH_COUNTER(refused_replay, 0, "links refused: a greeting that was used before"),
+    MESH_COUNTER(refused_reflection, 0, "links refused: to ourselves"),
+    MESH_COUNTER(refused_name, 0, "links refused: another name than expected"),
+    MESH_COUNTER(refused_key, 0, "links refused: no mesh key in common"),
+    MESH_COUNTER(refused_exporter, 0, "links refused: one side sees TLS, the other does not"),
+    MESH_COUNTER(refused_clone, 0, "links refused: another instance of the node is connected and alive"),
+    MESH_COUNTER(refused_lane, 0, "lanes refused: malformed, or of no link in use"),
+    MESH_COUNTER(refused_lane_peer, 0, "lanes refused: of or for another node"),
+    MESH_COUNTER(refused_lane_replay, 0, "lanes refused: used before"),
+    MESH_COUNTER(refused_lane_auth, 0, "lanes refused: the proof is wrong"),
+    MESH_COUNTER(lanes_opened, 0, "lanes that have proven whose they are"),
     MESH_COUNTER(bad_message, 0, "malformed control messages"),
     MESH_COUNTER(unknown_message, 0, "control messages of a later version, passed over"),
     MESH_COUNTER(links_opened, 0, "links that have proven the mesh key"),

@@ -110,6 +110,20 @@ int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
     return mpread_bin_exact(&r, mac, MESHMSG_MAC_LEN);
 }
 
+int meshmsg_read_lane(const struct meshmsg_in *in, struct meshmsg_lane *lane)
+{
+    struct mpread r;
+    memset(lane, 0, sizeof *lane);
+    if (meshmsg_take(&r, in, 8) != 0 || mpread_name(&r, lane->name, sizeof lane->name) != 0 ||
+        mpread_name(&r, lane->to, sizeof lane->to) != 0 ||
+        mpread_bin_exact(&r, lane->link, sizeof lane->link) != 0 ||
+        mpread_u32(&r, &lane->index, UINT32_MAX) != 0 || mpread_uint(&r, &lane->number) != 0 ||
+        mpread_bool(&r, &lane->has_exporter) != 0 ||
+        mpread_bin_exact(&r, lane->nonce, sizeof lane->nonce) != 0)
+        return -1;
+    return mpread_bin_exact(&r, lane->mac, sizeof lane->mac);
+}
+
 int meshmsg_read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
 {
     struct mpread r;
@@ -218,6 +232,24 @@ void meshmsg_write_two(struct meshmsg *m, enum meshmsg_type type, uint64_t a, ui
     meshmsg_begin(m, &pk, type, 2);
     msgpack_pack_uint64(&pk, a);
     msgpack_pack_uint64(&pk, b);
+    meshmsg_finish(m);
+}
+
+void meshmsg_lane(struct meshmsg *m, const struct meshmsg_lane *lane)
+{
+    msgpack_packer pk;
+    meshmsg_begin(m, &pk, MESHMSG_LANE, 8);
+    pack_str(&pk, lane->name);
+    pack_str(&pk, lane->to);
+    meshmsg_pack_bin(&pk, lane->link, sizeof lane->link);
+    msgpack_pack_uint32(&pk, lane->index);
+    msgpack_pack_uint64(&pk, lane->number);
+    if (lane->has_exporter)
+        msgpack_pack_true(&pk);
+    else
+        msgpack_pack_false(&pk);
+    meshmsg_pack_bin(&pk, lane->nonce, sizeof lane->nonce);
+    meshmsg_pack_bin(&pk, lane->mac, sizeof lane->mac);
     meshmsg_finish(m);
 }
 

@@ -32,6 +32,7 @@ enum meshmsg_type {
     MESHMSG_UNREACH = 15,
     MESHMSG_DIGEST = 19,
     MESHMSG_BUCKETS = 20,
+    MESHMSG_LANE = 21,
     MESHMSG_CLOSES = 0x40
 };
 
@@ -80,6 +81,17 @@ struct meshmsg_hello {
     uint32_t max_payload, max_keys; /* limits: control payload, keys it will hold of one peer */
 };
 
+enum { MESHMSG_LINK_ID_LEN = 8 };
+/* The first message on a lane, and the answer to it. */
+struct meshmsg_lane {
+    char name[MESHMSG_NAME_MAX], to[MESHMSG_NAME_MAX]; /* as in HELLO */
+    uint8_t link[MESHMSG_LINK_ID_LEN];                 /* the control link that it belongs to */
+    uint32_t index;
+    uint64_t number; /* rises with each attempt for that index of that link */
+    bool has_exporter;
+    uint8_t nonce[MESHMSG_NONCE_LEN], mac[MESHMSG_MAC_LEN];
+};
+
 /* ---- reading: 0 or -1; payload is the frame's without its header ---- */
 
 /* Opens a message: its type, and r behind it with left elements to come.  -1 if it is no well-formed
@@ -95,6 +107,7 @@ int meshmsg_read_versions(const struct meshmsg_in *in, uint32_t *min, uint32_t *
 int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h);
 int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
                       uint8_t mac[static MESHMSG_MAC_LEN]);
+int meshmsg_read_lane(const struct meshmsg_in *in, struct meshmsg_lane *lane);
 /* PING: number, sender's time.  PONG: both of the PING. */
 int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time);
 int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code);
@@ -113,6 +126,7 @@ enum meshmsg_bye {
 
 void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h);
 void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN]);
+void meshmsg_lane(struct meshmsg *m, const struct meshmsg_lane *lane);
 void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time);
 void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time);
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code);

@@ -66,8 +66,9 @@ static void op_random(void *ctx, void *out, size_t len)
     }
 }
 
-static void op_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
+static void op_dial(void *ctx, uint64_t dial, const struct derpmap_node *node, uint32_t lane)
 {
+    (void)lane;
     struct side *s = ctx;
     if (node->region_id == (s == &s->pipe->side[0] ? 2 : 1))
         s->dial = dial;

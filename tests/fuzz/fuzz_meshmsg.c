@@ -37,6 +37,16 @@ static void hello(const struct meshmsg_in *in)
     expect(memcmp(&a.ephemeral, &b.ephemeral, sizeof a.ephemeral) == 0);
 }
 
+static void lane(const struct meshmsg_in *in)
+{
+    struct meshmsg_lane a, b;
+    if (meshmsg_read_lane(in, &a) != 0)
+        return;
+    meshmsg_lane(&out, &a);
+    struct meshmsg_in again = reopen(MESHMSG_LANE);
+    expect(meshmsg_read_lane(&again, &b) == 0 && memcmp(&a, &b, sizeof a) == 0);
+}
+
 static void entries(struct meshmsg_entries *it)
 {
     static struct meshmsg_entry e[MESHMSG_ENTRIES_MAX];
@@ -139,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (meshmsg_read_versions(&in, &min, &max) == 0)
         expect(min <= max);
     hello(&in);
+    lane(&in);
     meshmsg_read_auth(&in, &id, bytes);
     meshmsg_read_ping(&in, &a, &b);
     meshmsg_read_bye(&in, &type);

@@ -55,7 +55,10 @@ static inline void check_links(struct world *w, int i, int j)
     assert_int_equal(a.state, MESH_PEER_UP);
     assert_true(a.synced);
     assert_int_equal(a.link ^ 1, b.link); /* two ends of one connection: 2n + 1000 and 2n + 1001 */
-    assert_int_equal(w->node[i].node_link[j], a.link);
+    const struct mesh_path *path = &w->node[i].path[j];
+    assert_int_equal(path->n, w->lanes ? w->lanes : 1);
+    if (!w->lanes)
+        assert_int_equal(path->link[0], a.link);
     assert_true(a.rtt_ms >= 0);
     assert_false(a.map_differs);
     uint32_t n = 0;

@@ -57,7 +57,8 @@ struct world_node {
 /* One connection; side 0 dialled.  A side's link id is 2 × conn + side + 1000. */
 struct world_conn {
     bool used, open[2], silent;
-    bool deaf[2]; /* nothing comes to that side any more (one way dead) */
+    bool deaf[2];  /* nothing comes to that side any more (one way dead) */
+    bool ready[2]; /* that side takes data */
     int node[2];
     uint64_t arrives[2]; /* last arrival at that side */
     uint64_t latency;
@@ -87,6 +88,7 @@ struct world {
     size_t n_events, cap_events;
     bool cut[WORLD_NODES][WORLD_NODES]; /* no connection can be made, what is sent is lost */
     uint64_t latency_min, latency_max;
+    unsigned lanes; /* of each pair */
     uint64_t frames, bytes;
     uint64_t fingerprint; /* of all that was sent: equal for equal seeds */
     size_t sent_this_tick, sent_tick_max;
@@ -270,8 +272,9 @@ static inline void world_op_random(void *ctx, void *out, size_t len)
         p[i] = (uint8_t)world_random(n->w);
 }
 
-static inline void world_op_dial(void *ctx, uint64_t dial, const struct derpmap_node *to)
+static inline void world_op_dial(void *ctx, uint64_t dial, const struct derpmap_node *to, uint32_t lane)
 {
+    (void)lane;
     struct world_node *n = ctx;
     struct world *w = n->w;
     int other = world_by_name(w, to->id);
@@ -367,10 +370,11 @@ static inline void world_op_link_ready(void *ctx, uint64_t link, uint32_t node)
     int side;
     if (link >= WORLD_DERPER_LINK)
         return;
-    const struct world_conn *c = world_conn_of(n->w, link, &side);
+    struct world_conn *c = world_conn_of(n->w, link, &side);
     struct mesh_peer_info info;
     assert_true(mesh_peer(n->mesh, node, &info));
     assert_string_equal(n->w->node[c->node[!side]].name, info.name);
+    c->ready[side] = true;
 }
 
 static inline void world_op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
@@ -483,6 +487,7 @@ static inline void world_start(struct world *w, int i, const struct derpmap *map
                             .self = world_map_node(map, x->name),
                             .pins = x->pins,
                             .n_pins = x->n_pins,
+                            .lanes = w->lanes,
                             .accept_no_exporter = x->accept_no_exporter};
     world_op_random(x, c.instance, sizeof c.instance);
     x->map = map;

@@ -44,8 +44,9 @@ static void v_random(void *ctx, void *out, size_t len)
     }
 }
 
-static void v_dial(void *ctx, uint64_t dial, const struct derpmap_node *node)
+static void v_dial(void *ctx, uint64_t dial, const struct derpmap_node *node, uint32_t lane)
 {
+    (void)lane;
     struct victim *v = ctx;
     if (strcmp(node->id, "node-1") == 0)
         v->dial = dial;
@@ -312,6 +313,12 @@ static uint64_t play(struct victim *v, struct other *o, bool victim_dials)
     auth_mac(&o->auth, !victim_dials, mac);
     meshmsg_auth(&m, &o->hello.key_id[0], mac);
     input_msg(v, link, &m);
+    if (!victim_dials &&
+        v->closed != link) { /* a dialer says something at once, until then it is sent no data */
+        assert_int_not_equal(v->up, link);
+        meshmsg_ping(&m, 1, 1);
+        input_msg(v, link, &m);
+    }
     return link;
 }
 

@@ -169,6 +169,7 @@ static void heal(struct chaos *c)
 static uint64_t run_chaos(uint64_t seed, int nodes, int rounds)
 {
     struct world *w = world_new(seed, nodes);
+    w->lanes = seed % 3;
     struct chaos c = {.w = w};
     w->verbose = getenv("MESH_SIM_VERBOSE") != NULL;
     new_map(&c);

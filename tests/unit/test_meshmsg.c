@@ -87,6 +87,41 @@ static void test_hello(void **state)
     assert_int_equal(meshmsg_read_hello(&in, &back), -1);
 }
 
+static void test_lane(void **state)
+{
+    (void)state;
+    struct meshmsg_in in;
+    struct meshmsg_lane a = {.name = "fra-1", .to = "hel-1", .index = 3, .number = 300, .has_exporter = true},
+                        b;
+    uint32_t type;
+    memset(a.link, 1, sizeof a.link);
+    memset(a.nonce, 2, sizeof a.nonce);
+    memset(a.mac, 3, sizeof a.mac);
+    meshmsg_lane(&m, &a);
+    bytes_are("6000000061"
+              "9915a56672612d31a568656c2d31c408010101010101010103cd012cc3"
+              "c4200202020202020202020202020202020202020202020202020202020202020202"
+              "c4200303030303030303030303030303030303030303030303030303030303030303");
+    expect(MESHMSG_LANE, &in);
+    assert_int_equal(meshmsg_read_lane(&in, &b), 0);
+    assert_memory_equal(&a, &b, sizeof a);
+    for (size_t n = 0; n < m.n - FRAME_HEADER_LEN; n++) {
+        uint8_t *copy;
+        assert_int_equal(open_copy(&in, &type, &copy, n), -1);
+        free(copy);
+    }
+    meshmsg_ping(&m, 1, 2); /* too few elements */
+    expect(MESHMSG_PING, &in);
+    assert_int_equal(meshmsg_read_lane(&in, &b), -1);
+    memset(a.name, 'n', sizeof a.name - 1);
+    memset(a.to, 't', sizeof a.to - 1);
+    meshmsg_lane(&m, &a);
+    expect(MESHMSG_LANE, &in);
+    assert_int_equal(meshmsg_read_lane(&in, &b), 0);
+    assert_memory_equal(&a, &b, sizeof a);
+    assert_true(m.n - FRAME_HEADER_LEN < MESHMSG_BEFORE_AUTH_MAX);
+}
+
 static void test_small_messages(void **state)
 {
     (void)state;
@@ -310,7 +345,7 @@ int main(void)
         cmocka_unit_test(test_hello),      cmocka_unit_test(test_small_messages),
         cmocka_unit_test(test_entries),    cmocka_unit_test(test_entries_of_later_versions_and_bad_ones),
         cmocka_unit_test(test_key_id),     cmocka_unit_test(test_set_messages),
-        cmocka_unit_test(test_entry_hash),
+        cmocka_unit_test(test_entry_hash), cmocka_unit_test(test_lane),
     };
     if (sodium_init() < 0)
         return 1;
