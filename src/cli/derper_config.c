@@ -1,7 +1,7 @@
 /* See derper_config.h.
  *
  * Happy path: flags are read, what is refused is looked for, then each group of flags fills in its settings; the map
- * that every node needs is made of -hostname and the ports, with this node alone in it.
+ * that every node needs is made of -hostname and the ports, with this node in it and those of -mesh-with (derper_mesh.c).
  * How it fails: one sentence that begins with the flag; nothing half-made is given out.  What is doubtful, or safer
  * under our own name, becomes a warning. */
 #include "cli/derper_config.h"
@@ -14,10 +14,13 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
 #include <sodium.h>
+
+#include "cli/derper_mesh.h"
 
 enum { DOUBTS = 2048, DEV_PORT = 3340, NS_PER_MS = 1000000, BURST_LEAST = 65568 };
 
@@ -80,8 +83,6 @@ static int refuse(const struct load *l)
         enum derper_flag flag;
         const char *instead;
     } not_here[] = {
-        {DERPER_MESH_WITH,
-         "nodes of a mesh share one derpMap here: derpmesh serve --map FILE --mesh-key-file FILE"},
         {DERPER_SECRETS_URL, "keys come from files here: derpmesh serve --mesh-key-file FILE"},
         {DERPER_ACE, "a proxy for Tailscale's own control server is not part of a relay"},
         {DERPER_ACME_IP_CERTS,
@@ -198,20 +199,31 @@ static bool is_ip(const char *host)
     return inet_pton(AF_INET, host, ip) == 1 || inet_pton(AF_INET6, host, ip) == 1;
 }
 
-/* The map: this node and nobody else. */
+/* The map: this node and those of -mesh-with. */
 static int make_map(struct load *l)
 {
     const char *host = text(l, DERPER_HOSTNAME);
+    char peers[4096];
     int stun = l->f.v[DERPER_STUN].on ? (int)l->f.v[DERPER_STUN_PORT].number : -1;
-    json_t *map =
-        json_pack("{s:{s:{s:i,s:s,s:s,s:[{s:s,s:i,s:s,s:i,s:i}]}}}", "Regions", "900", "RegionID", 900,
-                  "RegionCode", "derper", "RegionName", "derper", "Nodes", "Name", "derper", "RegionID", 900,
-                  "HostName", *host ? host : "localhost", "DERPPort", l->port, "STUNPort", stun);
+    json_t *nodes = json_pack("[{s:s,s:i,s:s,s:i,s:i}]", "Name", "derper", "RegionID", 900, "HostName",
+                              *host ? host : "localhost", "DERPPort", l->port, "STUNPort", stun);
 
+    if (!nodes)
+        return fail(l, "-hostname: \"%s\" is no name", host);
+    if (derper_mesh_nodes(nodes, text(l, DERPER_MESH_WITH), host, l->port, peers, sizeof(peers), l->err,
+                          l->err_len)) {
+        json_decref(nodes);
+        return -1;
+    }
+    json_t *map = json_pack("{s:{s:{s:i,s:s,s:s,s:o}}}", "Regions", "900", "RegionID", 900, "RegionCode",
+                            "derper", "RegionName", "derper", "Nodes", nodes);
     free(l->c->map_text);
     l->c->map_text = map ? json_dumps(map, JSON_COMPACT) : NULL;
     json_decref(map);
-    return l->c->map_text ? set_text(&l->c->map_file, NULL) : fail(l, "-hostname: \"%s\" is no name", host);
+    return !l->c->map_text || set_text(&l->c->map_file, NULL) || set_text(&l->c->node, "derper") ||
+                   set_text(&l->c->derper_peers, peers[0] ? peers : NULL)
+               ? fail(l, "out of memory")
+               : 0;
 }
 
 /* ---- groups of flags ---- */
@@ -273,11 +285,12 @@ static int take_key(struct load *l)
     return key ? 0 : -1;
 }
 
-/* derper without -mesh-with lets others mesh with it who know the key; here nobody can. */
+/* derper without -mesh-with lets others mesh with it who know the key. */
 static int take_mesh(struct load *l)
 {
     const char *given = text(l, DERPER_MESH_PSK_FILE), *home = getenv("HOME");
     char places[2][512] = {"/home/derp/keys/derp-mesh.key", ""};
+    struct stat st;
 
     snprintf(places[1], sizeof(places[1]), "%s/keys/derp-mesh.key", home ? home : "");
     if (*given && access(given, R_OK) != 0)
@@ -285,13 +298,19 @@ static int take_mesh(struct load *l)
     for (int i = 0; i < 2 && !l->f.v[DERPER_MESH_PSK_FILE].set && !*given; i++)
         if (access(places[i], F_OK) == 0)
             given = places[i];
-    if (*given && !l->f.v[DERPER_DEV].on)
-        doubt(l,
-              "the mesh key %s is not used: derpers cannot mesh with this node; derpmesh serve makes one "
-              "mesh of all "
-              "nodes in a derpMap",
-              given);
-    return set_text(&l->c->mesh_key_file, NULL);
+    if (l->f.v[DERPER_DEV].on && *given)
+        given = ""; /* nor does derper read it then */
+    if (l->c->derper_peers && !*given)
+        return fail(l, "-mesh-with requires -mesh-psk-file%s",
+                    l->f.v[DERPER_DEV].on ? ", and -dev takes none here" : "");
+    if (l->c->derper_peers && !l->tls)
+        return fail(l, "-mesh-with requires TLS (-certmode manual): other derpers could not dial this one");
+    if (*given && stat(given, &st) == 0 && st.st_mode & 077)
+        doubt(l, "%s: others may read this mesh key; chmod 600 it", given);
+    return set_text(&l->c->mesh_key_file, NULL) ||
+                   set_text(&l->c->derper_mesh_key_file, *given ? given : NULL)
+               ? -1
+               : 0;
 }
 
 /* http or https, a host, nothing that would have to be escaped. */
@@ -445,7 +464,7 @@ static int fill(struct load *l)
 
     c->load = derper_config;
     c->derper = calloc(1, sizeof(*c->derper));
-    if (!c->derper || set_text(&c->state, NULL) || set_text(&c->node, NULL))
+    if (!c->derper || set_text(&c->state, NULL))
         return fail(l, "out of memory");
     c->derper->derp = l->f.v[DERPER_DERP].on;
     l->err[0] = 0;

@@ -59,12 +59,11 @@ static const struct flag flags[DERPER_FLAGS] = {
     [DERPER_HTTP_PORT] =
         {"http-port", DERPER_INT, "80",
          "plain HTTP beside TLS, at the address of -a: captive portal checks, redirects; -1 for none"},
-    [DERPER_MESH_PSK_FILE] =
-        {"mesh-psk-file", DERPER_STRING, "",
-         "not used, with a warning: derpers cannot mesh with this one; derpmesh serve makes a mesh "
-         "of all nodes in a derpMap"},
+    [DERPER_MESH_PSK_FILE] = {"mesh-psk-file", DERPER_STRING, "",
+                              "the key that meshed derpers share: who shows it may watch and forward here"},
     [DERPER_MESH_WITH] = {"mesh-with", DERPER_STRING, "",
-                          REFUSED "use derpmesh serve with one derpMap for all nodes"},
+                          "derpers of the region to mesh with, host[:port][/dialhost], comma-separated; they "
+                          "dial this one too"},
     [DERPER_RATE_CONFIG] = {"rate-config", DERPER_STRING, "",
                             "file of {\"PerClientRateLimitBytesPerSec\": N, \"PerClientRateBurstBytes\": N}; "
                             "read again at SIGHUP"},

@@ -336,8 +336,8 @@ static json_t *mesh_json(const struct control *c)
     struct mesh_counters m = {0};
     if (c->mesh)
         mesh_counters(c->mesh, &m);
-    return json_pack("{s:b, s:I, s:o}", "enabled", c->site->mesh_keys.n > 0, "remote_keys",
-                     (json_int_t)m.n_remote_keys, "peers", peers_json(c));
+    return json_pack("{s:b, s:I, s:o}", "enabled", c->site->mesh_keys.n > 0 || c->site->config->derper_peers,
+                     "remote_keys", (json_int_t)m.n_remote_keys, "peers", peers_json(c));
 }
 
 static json_t *map_json(const struct site *s)

@@ -336,7 +336,13 @@ static void refused_by_name(void **state)
     static const struct {
         const char *line, *says;
     } bad[] = {
-        {"-dev -mesh-with a,b", "derpmesh serve"},
+        {"-dev -mesh-with a,b", "requires -mesh-psk-file"},
+        {"-c /nowhere/x -certmode manual -mesh-with a", "requires -mesh-psk-file"},
+        {"-c /nowhere/x -certmode manual -mesh-with a:0", "host:port/dialhost"},
+        {"-c /nowhere/x -certmode manual -mesh-with a/b/c", "host:port/dialhost"},
+        {"-c /nowhere/x -certmode manual -mesh-with a/", "host:port/dialhost"},
+        {"-c /nowhere/x -certmode manual -mesh-with [::1", "host:port/dialhost"},
+        {"-c /nowhere/x -certmode manual -mesh-with a/no.such.host.invalid", "no.such.host.invalid"},
         {"-dev -secrets-url http://x", "-secrets-url"},
         {"-dev -ace", "-ace"},
         {"-dev -acme-ip-certs", "-certmode manual"},

@@ -335,7 +335,7 @@ func (c *Cluster) Hup(t testing.TB) {
 // who is not in the map.
 func (c *Cluster) WaitMesh(t testing.TB) {
 	t.Helper()
-	if c.Kind == Derper {
+	if c.Kind != Derpmesh {
 		c.waitDerpers(t)
 		return
 	}
@@ -365,7 +365,7 @@ func (c *Cluster) linked(n *Node) error {
 		}
 	}
 	for _, p := range c.Nodes {
-		if p == n || p.Kind == Derper && p.RegionID != n.RegionID {
+		if p == n || p.Kind != Derpmesh && p.RegionID != n.RegionID {
 			continue
 		}
 		if p.Running() && state[p.Name] != "up" {
@@ -403,7 +403,7 @@ func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 // derpers are the names of the nodes that are derpers now.
 func (c *Cluster) derpers() (names []string) {
 	for _, n := range c.Nodes {
-		if n.Kind == Derper {
+		if n.Kind != Derpmesh {
 			names = append(names, n.Name)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ type Kind string
 const (
 	Derper   Kind = "derper"
 	Derpmesh Kind = "derpmesh"
+	Renamed  Kind = "renamed" // derpmesh under the name derper, with derper's flags
 )
 
 // Program returns the path in the environment variable env; the test fails if there is none.
@@ -46,6 +48,11 @@ func Program(t testing.TB, env string) string {
 func (k Kind) program(t testing.TB) string {
 	if k == Derper {
 		return Program(t, "DERPER_BIN")
+	}
+	if k == Renamed {
+		link := filepath.Join(t.TempDir(), "derper")
+		must(t, os.Symlink(Program(t, "DERPMESH_BIN"), link))
+		return link
 	}
 	return Program(t, "DERPMESH_BIN")
 }

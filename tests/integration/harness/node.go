@@ -24,6 +24,9 @@ import (
 func (n *Node) Start(t testing.TB) {
 	t.Helper()
 	env := append([]string{"SSL_CERT_FILE=" + n.c.caFile, "HOME=" + n.Dir}, n.Env...)
+	if n.Kind == Renamed {
+		env = append(env, "DERPMESH_ADMIN=off")
+	}
 	line := append(append(slices.Clone(n.Wrap), n.Kind.program(t)), n.args()...)
 	if n.c.Net != nil {
 		line = n.c.Net.Enter(n.Name, line[0], line[1:]...)
@@ -52,7 +55,7 @@ func (n *Node) dialFor(limit time.Duration) (net.Conn, error) {
 
 func (n *Node) args() []string {
 	where := net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort))
-	if n.Kind == Derper {
+	if n.Kind != Derpmesh {
 		args := []string{"-a", where, "-http-port", "-1", "-stun-port", fmt.Sprint(n.STUNPort),
 			"-c", filepath.Join(n.Dir, "derper.key"), "-mesh-psk-file", n.c.DerperKeyFile}
 		if n.c.Cert != CertNone {
@@ -125,7 +128,7 @@ func (n *Node) WaitReady(t testing.TB) {
 			return err
 		}
 		conn.Close()
-		if n.Kind == Derper {
+		if n.Kind != Derpmesh {
 			return nil
 		}
 		_, err = n.Status()

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { harness.Main(m) }
 const (
 	derper   = harness.Derper
 	derpmesh = harness.Derpmesh
+	renamed  = harness.Renamed
 )
 
 // mixed is a region 900 of the given kinds, and a region 901 with one node of ours.
@@ -73,6 +74,21 @@ func TestFrames(t *testing.T) {
 		if cl.AllGone() != 0 {
 			t.Errorf("at %s: PeerGone out of nowhere: %s", cl.Node.Name, cl.Summary())
 		}
+	}
+}
+
+// TestUnderTheName: our program under the name derper meshes with derpers, and with nodes of ours as a derper does.
+func TestUnderTheName(t *testing.T) {
+	for _, kinds := range [][]harness.Kind{{derper, renamed}, {renamed, renamed}, {renamed, derpmesh}} {
+		t.Run(fmt.Sprint(kinds), func(t *testing.T) {
+			t.Parallel()
+			c := harness.New(t, harness.Spec{Kind: kinds[1], Kinds: kinds, Regions: []int{2}})
+			a, b := c.Nodes[0].Connect(t, harness.Opts{}), c.Nodes[1].Connect(t, harness.Opts{})
+			arrives(t, a, b, 1400)
+			arrives(t, b, a, 1400)
+			a.Close()
+			b.WaitGone(t, 20*time.Second, a.Pub, derp.PeerGoneReasonDisconnected)
+		})
 	}
 }
 
