@@ -49,12 +49,12 @@ GROUPS = {
     "allow": {"allow", "allow_watch"},
     "relay": {"relay", "relay_derper", "relay_node", "relay_parts"},
     "server": {"server", "server_check"},
-    "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_ws"},
+    "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_path", "stream_ws"},
 }
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients"}
+LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients", "tcp_info"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
@@ -69,6 +69,7 @@ NODE = {
     "systemd": set(),
     "oneshot": set(),
     "clients": set(),
+    "tcp_info": set(),
     "sendq": {"buf"},
     "heard": {"conn"},
     "pause": {"conn"},
@@ -83,7 +84,7 @@ NODE = {
     "tls": set(),
     "site": {"allow", "keystore", "listen", "tls"},
     # a connection and the hot path
-    "stream": {"buf", "sendq", "stats", "tls"},
+    "stream": {"buf", "sendq", "stats", "tcp_info", "tls"},
     "conn": {"pause", "rate", "resume", "stream"},
     "inbox": {"conn", "site"},
     "limits": {"conn"},

@@ -19,6 +19,7 @@ static void end(struct pauses *p, struct conn *c, uint64_t now)
 {
     take_off(p, c);
     c->pause.until = now;
+    c->stream.read_next = STREAM_SMALL_READ;
     stream_resume(&c->stream);
 }
 

@@ -3,7 +3,8 @@
  * A packet that is decrypted only to be dropped is work for nothing, and without any pause a flood costs the whole core.
  * So a sender rests until the queue that it filled has drained; but never longer than PAUSE_MAX_MS, because it may also
  * send to others: a receiver that stalls for good delays them by that and no more.  The limit starts low and doubles
- * each time it was reached.
+ * each time it was reached.  After a pause a sender is read a little at first: many that wait for one queue would else fill
+ * it in one turn beyond what it may hold.
  * Owner and thread: the worker. */
 #ifndef DERPMESH_NODE_PAUSE_H
 #define DERPMESH_NODE_PAUSE_H

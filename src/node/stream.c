@@ -245,6 +245,10 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     struct stream *s = h->data;
     unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
+    if (s->read_next) {
+        size = s->read_next < size ? s->read_next : size;
+        s->read_next = s->read_next < STREAM_READ_SIZE / 2 ? 2 * s->read_next : 0;
+    }
     if (s->prelude) {
         if (s->carry_len)
             memcpy(s->io->read_buf, s->carry, s->carry_len);
@@ -371,10 +375,9 @@ static void tune(struct stream *s)
     uv_os_fd_t fd;
     uv_tcp_nodelay(&s->tcp, 1);
     uv_tcp_keepalive(&s->tcp, 1, 60);
-    if (uv_fileno((uv_handle_t *)&s->tcp, &fd) == 0) {
-        int lowat = STREAM_NOTSENT_LOWAT;
-        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
-    }
+    s->lowat = STREAM_NOTSENT_LOWAT;
+    if (uv_fileno((uv_handle_t *)&s->tcp, &fd) == 0)
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &s->lowat, sizeof(s->lowat));
     s->progress = uv_now(s->io->loop);
 }
 
@@ -384,6 +387,8 @@ int stream_init(struct stream *s, struct stream_io *io, const struct stream_ops 
     s->io = io;
     s->ops = ops;
     s->count_out = STAT_PACKETS_OUT;
+    s->record_max = CHUNK_RECORD;
+    s->batch_max = STREAM_BATCH;
     sendq_init(&s->q);
     int err = uv_tcp_init(io->loop, &s->tcp);
     s->tcp.data = s;

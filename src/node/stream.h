@@ -3,7 +3,8 @@
  * Reading: libuv reads into the loop's one big buffer, OpenSSL decrypts from there through a BIO into one contiguous
  * plaintext buffer (after what the owner left of the last read), and the owner's input() walks it in place.
  * Writing: frames wait as plaintext in the sendq; at the end of the loop's turn (uv_prepare) each stream that was touched
- * makes records of up to 16 KiB and writes once.
+ * makes records of up to 16 KiB and writes once; before that, when a batch is complete.  On a slow path records, batches and
+ * what the kernel holds are smaller, so that a small packet does not wait behind a large one.
  *
  *   IDLE → CONNECTING (dialled) ┐
  *        → accepted             ┴→ HANDSHAKE (TLS) → OPEN → CLOSING → closed()
@@ -32,10 +33,10 @@ enum {
     STREAM_SMALL_READ = 16 << 10,
     STREAM_PLAIN_SIZE = (256 << 10) + CHUNK_LARGE + CHUNK_RECORD,
     STREAM_NO_PRELUDE = 1 << 30,
-    STREAM_BATCH = 128 << 10, /* ciphertext made before a write */
-    STREAM_NOTSENT_LOWAT = 128 << 10,
-    STREAM_CONGESTED = 192 << 10, /* in the queue: its senders had better wait until it is flushed */
-    STREAM_RELIEVED = 64 << 10    /* drained so far that more may come */
+    STREAM_BATCH = 128 << 10,         /* bytes made to ciphertext before a write, on a fast path */
+    STREAM_NOTSENT_LOWAT = 128 << 10, /* what the kernel holds unsent, on a fast path */
+    STREAM_CONGESTED = 192 << 10,     /* in the queue: its senders had better wait until it is flushed */
+    STREAM_RELIEVED = 64 << 10        /* drained so far that more may come */
 };
 
 /* What all streams of one loop share.  Owner: the thread that runs the loop. */
@@ -43,9 +44,10 @@ struct stream_io {
     uv_loop_t *loop;
     struct stats *stats;
     struct buf_pool pool;
-    uint8_t *read_buf;  /* ciphertext in */
-    uint8_t *plain_buf; /* plaintext in */
-    uint8_t *write_buf; /* ciphertext out */
+    uint8_t *read_buf;   /* ciphertext in */
+    uint8_t *plain_buf;  /* plaintext in */
+    uint8_t *gather_buf; /* plaintext out: small chunks that become one record */
+    uint8_t *write_buf;  /* ciphertext out */
     size_t write_len, write_cap;
     const uint8_t *bio_in;
     size_t bio_in_len;
@@ -98,9 +100,14 @@ struct stream {
     struct stream *next_flush;
     uint64_t bytes_in, bytes_out; /* on the wire */
     uint64_t progress;    /* ms: when the socket last took bytes, or the queue last became non-empty */
+    uint64_t look_at;     /* ms: when to look at the path again */
+    uint32_t record_max;  /* of one record: CHUNK_RECORD unless the path is slow (stream_path.c) */
+    uint32_t batch_max;   /* of one write */
+    uint32_t lowat;       /* of the socket */
     const char *detail;   /* why it ends: static text, or detail_buf */
     char *detail_buf;     /* heap: texts of OpenSSL */
     uint32_t read_max;    /* bytes read at a time; 0: STREAM_READ_SIZE */
+    uint32_t read_next;   /* the same for the next read alone; each doubles it; 0: no limit */
     uint32_t key_updates; /* answers that OpenSSL made by itself after the handshake */
     uint8_t end;          /* enum stream_end */
     uint8_t paused;       /* how many times */
@@ -118,7 +125,7 @@ int stream_accept(struct stream *s, uv_stream_t *listener, SSL_CTX *ctx);
 /* Dials.  ssl NULL: plain; else a prepared client SSL, owned by s from now on, also on failure. */
 int stream_connect(struct stream *s, const struct sockaddr *addr, SSL *ssl);
 
-/* Queue frames; they leave at the end of this turn. */
+/* Queue frames; they leave at the end of this turn, or now if they are a batch. */
 void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *run, size_t len);
 void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head,
                   size_t head_len, const uint8_t *body, size_t body_len);

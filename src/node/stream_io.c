@@ -65,9 +65,10 @@ int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, s
     buf_pool_init(&io->pool);
     io->read_buf = malloc(STREAM_READ_SIZE);
     io->plain_buf = malloc(STREAM_PLAIN_SIZE);
+    io->gather_buf = malloc(STREAM_GATHER_SIZE);
     io->write_buf = malloc(io->write_cap);
     io->bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "derpmesh");
-    if (!io->read_buf || !io->plain_buf || !io->write_buf || !io->bio_method) {
+    if (!io->read_buf || !io->plain_buf || !io->gather_buf || !io->write_buf || !io->bio_method) {
         stream_io_deinit(io);
         return UV_ENOMEM;
     }
@@ -91,8 +92,9 @@ void stream_io_deinit(struct stream_io *io)
     buf_pool_deinit(&io->pool);
     free(io->read_buf);
     free(io->plain_buf);
+    free(io->gather_buf);
     free(io->write_buf);
     BIO_meth_free(io->bio_method);
-    io->read_buf = io->plain_buf = io->write_buf = NULL;
+    io->read_buf = io->plain_buf = io->gather_buf = io->write_buf = NULL;
     io->bio_method = NULL;
 }

@@ -1,12 +1,16 @@
 /* The way out of a stream: from the queue over records to the socket.
  *
  * Happy path: a frame is queued and the stream listed; at the end of the turn stream_flush fills the loop's write buffer with
- * records of up to 16 KiB, batch after batch, until the queue is empty or the socket takes no more.
+ * records of up to 16 KiB, batch after batch, until the queue is empty or the socket takes no more.  A batch that is complete
+ * before leaves at once.
  * Fails: what does not fit the queue is lost and counted; a failing write ends the stream. */
 #include "node/stream_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#include "proto/frame.h"
+#include "proto/wire.h"
 
 enum { STALL_KEEP_MS = 1000 };
 
@@ -117,7 +121,24 @@ void stream_write_out(struct stream *s)
     s->in_flight += w->len;
 }
 
-/* One record's worth of plaintext from the queue: a chunk in place, or small chunks gathered in the plaintext buffer. */
+/* How much of p[n] makes the next record: on a slow path so many whole frames as fit record_max, at least one. */
+static size_t record_len(const struct stream *s, const uint8_t *p, size_t n)
+{
+    size_t len = 0;
+    if (n <= s->record_max)
+        return n;
+    while (s->record_max < CHUNK_RECORD && n - len > FRAME_HEADER_LEN) {
+        size_t size = FRAME_HEADER_LEN + (size_t)wire_get32(p + len + 1);
+        if (size > n - len || (len > 0 && len + size > s->record_max))
+            break;
+        len += size;
+    }
+    if (len == 0) /* a large frame, or what is left of one: any cut will do */
+        len = n;
+    return len < CHUNK_RECORD ? len : CHUNK_RECORD;
+}
+
+/* One record's worth of plaintext from the queue: a chunk in place, or small chunks gathered. */
 static const uint8_t *next_record(struct stream *s, size_t *len, uint32_t *packets, struct sendq_loss *loss)
 {
     struct stream_io *io = s->io;
@@ -127,41 +148,49 @@ static const uint8_t *next_record(struct stream *s, size_t *len, uint32_t *packe
     if (!p)
         return NULL;
     *packets = 0;
-    if (n >= CHUNK_RECORD / 2 || n == s->q.bytes) {
-        *len = n > CHUNK_RECORD ? CHUNK_RECORD : n;
+    if (n >= s->record_max / 2 || n == s->q.bytes) {
+        *len = record_len(s, p, n);
         return p;
     }
     size_t have = 0;
-    while (p && have + n <= CHUNK_RECORD) {
-        memcpy(io->plain_buf + have, p, n);
+    while (p && have + n <= s->record_max) {
+        memcpy(io->gather_buf + have, p, n);
         have += n;
         *packets += sendq_took(&s->q, &io->pool, n);
         p = sendq_next(&s->q, &io->pool, now, &n, loss);
     }
     *len = have;
-    return io->plain_buf;
+    return io->gather_buf;
 }
 
-/* Fills the write buffer with up to STREAM_BATCH bytes.  0, or -1 if the stream ended. */
+/* Adds p[len] to the write buffer, a record if there is TLS.  0, or -1 if the stream ended. */
+static int put_record(struct stream *s, const uint8_t *p, size_t len)
+{
+    struct stream_io *io = s->io;
+    size_t wrote;
+    if (!s->ssl) {
+        memcpy(io->write_buf + io->write_len, p, len);
+        io->write_len += len;
+    } else if (SSL_write_ex(s->ssl, p, len, &wrote) != 1) {
+        stream_end_tls(s, "TLS write");
+        return -1;
+    }
+    return 0;
+}
+
+/* Fills the write buffer with a batch.  0, or -1 if the stream ended. */
 static int fill_batch(struct stream *s, struct sendq_loss *loss)
 {
     struct stream_io *io = s->io;
     uint32_t packets, total = 0;
     size_t len;
     const uint8_t *p;
-    while (io->write_len < STREAM_BATCH &&
+    io->write_len = 0;
+    while (io->write_len < s->batch_max &&
            (p = s->ws ? stream_ws_record(s, &len, &packets, loss) : next_record(s, &len, &packets, loss))) {
-        if (s->ssl) {
-            size_t wrote;
-            if (SSL_write_ex(s->ssl, p, len, &wrote) != 1) {
-                stream_end_tls(s, "TLS write");
-                return -1;
-            }
-        } else {
-            memcpy(io->write_buf + io->write_len, p, len);
-            io->write_len += len;
-        }
-        if (p != io->plain_buf && !s->ws)
+        if (put_record(s, p, len) < 0)
+            return -1;
+        if (p != io->gather_buf && !s->ws)
             packets += sendq_took(&s->q, &io->pool, len);
         total += packets;
     }
@@ -169,16 +198,22 @@ static int fill_batch(struct stream *s, struct sendq_loss *loss)
     return 0;
 }
 
-void stream_flush(struct stream *s)
+static void write_queue(struct stream *s)
 {
     struct sendq_loss loss = {0};
+    if (s->q.bytes > CHUNK_SMALL)
+        stream_path_look(s);
     while (s->open && !s->closing && s->in_flight == 0 && has_output(s)) {
-        s->io->write_len = 0;
         if (fill_batch(s, &loss) < 0 || s->io->write_len == 0)
             break;
         stream_write_out(s);
     }
     loss_count(s, &loss, false);
+}
+
+void stream_flush(struct stream *s)
+{
+    write_queue(s);
     if (s->awaited && s->q.bytes < STREAM_RELIEVED) {
         s->awaited = false;
         if (s->io->relieved)
@@ -186,6 +221,15 @@ void stream_flush(struct stream *s)
     }
     if (s->end_after_flush && s->in_flight == 0 && s->q.bytes == 0)
         stream_end_with(s, STREAM_END_LOCAL, s->detail);
+}
+
+/* Something was queued: it leaves at the end of this turn, or now if it is a batch.  Now is cheaper, while it is in the
+ * core's cache; and a turn may bring more than any queue holds. */
+static void queued(struct stream *s)
+{
+    stream_flush_later(s);
+    if (s->q.bytes >= STREAM_BATCH && s->in_flight == 0)
+        write_queue(s);
 }
 
 /* How many bytes the queue may hold now: more for a receiver that keeps taking, less when the loop's budget is used up. */
@@ -207,7 +251,7 @@ void stream_send(struct stream *s, enum sendq_class cls, uint64_t sender, const 
         return;
     sendq_push(&s->q, &s->io->pool, cls, sender, run, len, queue_limit(s), uv_now(s->io->loop), &loss);
     loss_count(s, &loss, tight);
-    stream_flush_later(s);
+    queued(s);
 }
 
 void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const uint8_t *head,
@@ -220,7 +264,7 @@ void stream_send2(struct stream *s, enum sendq_class cls, uint64_t sender, const
     sendq_push2(&s->q, &s->io->pool, cls, sender, head, head_len, body, body_len, queue_limit(s),
                 uv_now(s->io->loop), &loss);
     loss_count(s, &loss, tight);
-    stream_flush_later(s);
+    queued(s);
 }
 
 void stream_send_raw(struct stream *s, const void *bytes, size_t len)

@@ -1,4 +1,4 @@
-/* What stream.c, stream_out.c, stream_io.c and stream_ws.c share; nobody else includes this.
+/* What stream.c, stream_out.c, stream_path.c, stream_io.c and stream_ws.c share; nobody else includes this.
  *
  * WebSocket: what came is unwrapped before the owner's input() sees it, what waits in the queue is wrapped when it becomes a
  * record; queue and owner know of nothing.  A stream without it pays for a look at one pointer a read and a record. */
@@ -14,10 +14,12 @@ struct stream_ws {
         bare; /* bytes at the head of the queue that leave as they are: HTTP, until the upgrade's answer */
 };
 
+enum { STREAM_GATHER_SIZE = CHUNK_RECORD, WS_RECORD_MIN = 2048 };
+
 void stream_ws_free(struct stream_ws *w);
 /* Whether a record can be made. */
 bool stream_ws_waits(const struct stream *s);
-/* The next record's plaintext, in the loop's plaintext buffer and already taken from the queue; NULL: none. */
+/* The next record's plaintext, in the loop's gather buffer and already taken from the queue; NULL: none. */
 const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets, struct sendq_loss *loss);
 
 /* ---- stream.c ---- */
@@ -36,5 +38,10 @@ void stream_flush_never(struct stream *s);
 void stream_flush(struct stream *s);
 /* Hands the loop's write buffer to the socket; what it does not take waits in a copy. */
 void stream_write_out(struct stream *s);
+
+/* ---- stream_path.c ---- */
+
+/* Sets record_max, batch_max and lowat by what the path delivers; seldom enough to be called at each flush with a backlog. */
+void stream_path_look(struct stream *s);
 
 #endif

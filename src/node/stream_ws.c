@@ -56,7 +56,7 @@ static size_t gather(struct stream *s, uint8_t *out, size_t room, uint32_t *pack
 const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets, struct sendq_loss *loss)
 {
     struct stream_ws *w = s->ws;
-    uint8_t *out = s->io->plain_buf, head[WS_HEADER_MAX];
+    uint8_t *out = s->io->gather_buf, head[WS_HEADER_MAX];
     *packets = 0;
     if (w->bare > 0) {
         *len = gather(s, out, w->bare < CHUNK_RECORD ? w->bare : CHUNK_RECORD, packets, loss);
@@ -67,7 +67,8 @@ const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets
     *len = ws_ended(w->ws) == WS_OPEN ? ws_answer(w->ws, out) : 0;
     if (*len)
         return out;
-    size_t n = gather(s, out + WS_HEADER_MAX, CHUNK_RECORD - WS_HEADER_MAX, packets, loss);
+    size_t room = s->record_max > WS_RECORD_MIN ? s->record_max : WS_RECORD_MIN;
+    size_t n = gather(s, out + WS_HEADER_MAX, room - WS_HEADER_MAX, packets, loss);
     if (n == 0)
         return NULL;
     size_t head_len = ws_header(head, n);

@@ -225,6 +225,77 @@ static void finish_waits_for_what_is_in_flight(void **state)
     }
 }
 
+/* One packet of n bytes with its header, queued as a frame. */
+static void send_packet(struct end *e, uint32_t n)
+{
+    static uint8_t frame[FRAME_HEADER_LEN + 60000];
+    frame_header(frame, FRAME_RECV_PACKET, n - FRAME_HEADER_LEN);
+    stream_send(&e->s, SENDQ_DATA, 1, frame, n);
+    e->out += n;
+}
+
+static ssize_t count_bytes(struct end *e, uint8_t *buf, size_t n)
+{
+    (void)buf;
+    e->in += n;
+    return (ssize_t)n;
+}
+
+/* A turn may bring more than a queue may hold. */
+static void a_batch_does_not_wait_for_the_end_of_the_turn(void **state)
+{
+    (void)state;
+    EACH_KIND(k)
+    {
+        struct bench *b = bench_connected(KIND(k));
+        struct stream *s = &b->client->s;
+        uint64_t before = s->bytes_out;
+        b->server->raw_input = count_bytes;
+        for (int i = 0; i < 4; i++)
+            send_packet(b->client, 50000);
+        assert_true(s->bytes_out - before >= STREAM_BATCH);
+        assert_true(s->q.bytes < STREAM_BATCH);
+        stream_finish(s);
+        bench_until(b, both_closed);
+        assert_int_equal(b->server->in, b->client->out);
+        bench_free(b);
+    }
+}
+
+static void on_a_slow_path_records_are_small_and_of_whole_frames(void **state)
+{
+    enum { PACKETS = 40, OVERHEAD = 22 /* of a record of TLS 1.3: header, type, tag */ };
+    (void)state;
+    struct bench *b = bench_connected(TLS13);
+    struct stream *s = &b->client->s;
+    b->server->raw_input = count_bytes;
+    s->record_max = 2500;
+    s->look_at = UINT64_MAX; /* else it would find loopback fast */
+    uint64_t before = s->bytes_out;
+    for (int i = 0; i < PACKETS; i++)
+        send_packet(b->client, 1000);
+    turns(b, 1);
+    while (s->in_flight > 0 || s->q.bytes > 0)
+        turns(b, 1);
+    assert_int_equal(s->bytes_out - before - b->client->out, PACKETS / 2 * OVERHEAD);
+    while (b->server->in < b->client->out)
+        turns(b, 1);
+    bench_free(b);
+}
+
+static void a_fast_path_is_found_fast(void **state)
+{
+    (void)state;
+    struct bench *b = bench_connected(TLS13);
+    b->server->raw_input = count_bytes;
+    for (int i = 0; i < 4; i++)
+        send_packet(b->client, 50000);
+    turns(b, 3);
+    assert_true(b->client->s.look_at > 0);
+    assert_true(b->client->s.record_max > CHUNK_SMALL);
+    bench_free(b);
+}
+
 static void close_me(struct end *e)
 {
     end_send(e, 100); /* on the list of those to be flushed */
@@ -390,6 +461,9 @@ int main(void)
         cmocka_unit_test(pausing_within_input_loses_nothing),
         cmocka_unit_test(finish_sends_everything_first),
         cmocka_unit_test(finish_waits_for_what_is_in_flight),
+        cmocka_unit_test(a_batch_does_not_wait_for_the_end_of_the_turn),
+        cmocka_unit_test(on_a_slow_path_records_are_small_and_of_whole_frames),
+        cmocka_unit_test(a_fast_path_is_found_fast),
         cmocka_unit_test(closing_in_any_callback_is_told_once),
         cmocka_unit_test(a_refused_connection_is_told_as_one),
         cmocka_unit_test(errors_of_others_do_no_harm),

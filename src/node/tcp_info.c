@@ -1,0 +1,20 @@
+/* TCP_INFO, in a file of its own: linux/tcp.h has the whole of struct tcp_info, but cannot stand beside netinet/tcp.h, which
+ * libuv's header brings.  Source: tcp(7); include/uapi/linux/tcp.h. */
+#include "node/tcp_info.h"
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+/* delivery_rate is too low where the application had nothing to send: then the congestion window counts if it says more. */
+uint64_t tcp_info_rate(int fd)
+{
+    struct tcp_info ti = {0};
+    socklen_t len = sizeof(ti);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) < 0 || ti.tcpi_rtt == 0)
+        return 0;
+    uint64_t window = (uint64_t)ti.tcpi_snd_cwnd * ti.tcpi_snd_mss * 1000000 / ti.tcpi_rtt;
+    if (ti.tcpi_delivery_rate == 0 || (ti.tcpi_delivery_rate_app_limited && window > ti.tcpi_delivery_rate))
+        return window;
+    return ti.tcpi_delivery_rate;
+}

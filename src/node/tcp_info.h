@@ -1,0 +1,10 @@
+/* What the kernel knows of a TCP connection. */
+#ifndef DERPMESH_NODE_TCP_INFO_H
+#define DERPMESH_NODE_TCP_INFO_H
+
+#include <stdint.h>
+
+/* Bytes per second that the path delivers, about; 0 if that is not known. */
+uint64_t tcp_info_rate(int fd);
+
+#endif
