@@ -2,11 +2,12 @@
 # Shared by the scripts here; to be sourced, after `set -euo pipefail`.
 #
 # ROOT is the tree, TOOLS the cache of what is built once and used again (Go itself where the
-# machine's is too old, Tailscale's derper and derpprobe).
+# machine's is too old, Tailscale's programs, Headscale).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TOOLS=${DERPMESH_TOOLS:-$ROOT/build/tools}
 TAILSCALE_VERSION=v1.102.5
+HEADSCALE_VERSION=v0.29.3
 GO_LEAST=1.26.6 # what tailscale.com at TAILSCALE_VERSION asks for
 JOBS=${JOBS:-2}
 
@@ -92,7 +93,7 @@ compose() {
     fi
 }
 
-# tailscale_tool derper|derpprobe: prints the path of that program at TAILSCALE_VERSION, building it the first
+# tailscale_tool derper|derpprobe|tailscaled|tailscale: prints the path of that program at TAILSCALE_VERSION, building it the first
 # time.  One on PATH of just that version will do.  After go_use.
 tailscale_tool() {
     local bin=$TOOLS/tailscale-$TAILSCALE_VERSION/$1 there
@@ -106,6 +107,27 @@ tailscale_tool() {
         echo "building $1 $TAILSCALE_VERSION" >&2
         GOBIN=$(dirname "$bin") go install "tailscale.com/cmd/$1@$TAILSCALE_VERSION" >&2 ||
             die "$1 $TAILSCALE_VERSION does not build"
+    fi
+    printf '%s\n' "$bin"
+}
+
+# headscale_tool: prints the path of headscale at HEADSCALE_VERSION, building it the first time.  After go_use.
+# `go install github.com/juanfont/headscale/cmd/headscale@VERSION` is refused (its go.mod replaces modules), so its
+# module is fetched and built in a folder of its own.
+headscale_tool() {
+    local bin=$TOOLS/headscale-$HEADSCALE_VERSION/headscale work dir
+    if [ ! -x "$bin" ]; then
+        echo "building headscale $HEADSCALE_VERSION" >&2
+        work=$(mktemp -d)
+        dir=$(go mod download -json "github.com/juanfont/headscale@$HEADSCALE_VERSION" |
+            sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
+        [ -n "$dir" ] || die "headscale $HEADSCALE_VERSION cannot be fetched"
+        cp -R "$dir" "$work/src" && chmod -R u+w "$work/src"
+        mkdir -p "$(dirname "$bin")"
+        (cd "$work/src" && go build -trimpath -ldflags=-s -o "$work/headscale" ./cmd/headscale) >&2 ||
+            die "headscale $HEADSCALE_VERSION does not build"
+        mv "$work/headscale" "$bin"
+        rm -rf "$work"
     fi
     printf '%s\n' "$bin"
 }
