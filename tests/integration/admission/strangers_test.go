@@ -16,10 +16,7 @@ import (
 // log stays short, and clients beside it lose nothing.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
-	tries := 2000
-	if harness.Long() {
-		tries = 10000
-	}
+	const tries = 10000
 	file := filepath.Join(t.TempDir(), "allow.txt")
 	harness.WriteFile(t, file, lines(key.NewNode().Public()))
 	c := harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: []int{1}, Args: []string{"--allow", file}, NoStart: true})
