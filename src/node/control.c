@@ -41,6 +41,41 @@ bool control_peer_linked(const struct control *c, uint32_t node, uint64_t *since
     return n && n->linked;
 }
 
+/* ---- what anyone may be told of the peers (pages.c) ---- */
+
+/* Places in the map are looked up once a map.  0, or -1 without memory. */
+static int find_shown(struct control *c)
+{
+    uint32_t n = mesh_n_nodes(c->mesh);
+    struct mesh_peer_info p;
+    if (c->shown_map == c->site->map && c->n_shown == n)
+        return 0;
+    int *shown = realloc(c->shown, (n + 1) * sizeof(*shown));
+    if (!shown)
+        return -1;
+    c->shown = shown;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct derpmap_node *d = mesh_peer(c->mesh, i, &p) ? derpmap_find(c->site->map, p.name) : NULL;
+        shown[i] = d ? (int)(d - c->site->map->nodes) : -1;
+    }
+    c->shown_map = c->site->map;
+    c->n_shown = n;
+    return 0;
+}
+
+static void show_peers(struct control *c)
+{
+    struct mesh_peer_info p;
+    if (!c->mesh || find_shown(c) != 0)
+        return;
+    for (uint32_t i = 0; i < c->n_shown; i++) {
+        if (c->shown[i] < 0 || !mesh_peer(c->mesh, i, &p))
+            continue;
+        uint8_t state = p.state == MESH_PEER_UP ? SITE_PEER_UP : SITE_PEER_SILENT;
+        atomic_store_explicit(&c->site->peers[c->shown[i]], state, memory_order_relaxed);
+    }
+}
+
 /* ---- what workers report ---- */
 
 static void apply_change(struct control *c, const struct derp_key *key, const struct conn_ref *ref,
@@ -170,6 +205,7 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
         mesh_link_closed(c->mesh, m->ref.gen, text_of(m), now);
         mesh_derper_closed(c->mesh, m->ref.gen, text_of(m), now);
         control_link_remove(c, m->ref.gen);
+        show_peers(c);
     }
 }
 
@@ -238,6 +274,7 @@ static void on_timer(uv_timer_t *timer)
     c->timer_at = UINT64_MAX;
     if (c->mesh)
         mesh_tick(c->mesh, control_now());
+    show_peers(c);
 }
 
 /* Before the loop sleeps: whatever this turn did may have changed when the mesh wants its tick. */
@@ -352,8 +389,10 @@ void control_set_site(struct control *c, struct site *site)
     uint64_t now = control_now();
     bool same_map = site->map == old->map; /* only the certificate is another */
     c->site = site;
-    if (!same_map)
+    if (!same_map) {
         c->site_since = now;
+        c->shown_map = NULL;
+    }
     control_tell_all(c, &(struct inbox_msg){.type = IN_SITE, .site = site});
     limits_set(c->limits, site->config);
     if (c->varz) {
@@ -400,5 +439,6 @@ void control_deinit(struct control *c)
     free(c->links);
     free(c->dials);
     free(c->nodes);
+    free(c->shown);
     site_unref(c->site);
 }

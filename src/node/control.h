@@ -70,6 +70,9 @@ struct control {
     size_t n_dials, cap_dials;
     struct control_node *nodes;
     size_t n_nodes, cap_nodes;
+    const struct derpmap *shown_map; /* what shown is for */
+    int *shown;                      /* by a peer's index in the mesh: its place in that map, -1 none */
+    uint32_t n_shown;
     struct admit_io *admit;
     struct control_pin *pins, *pins_tail; /* to be stored, the first is under way */
     uv_prepare_t prepare;

@@ -500,6 +500,8 @@ static void page(const struct answer *a, const struct http_site *site)
         a->out->action = HTTP_BOOTSTRAP;
     else if (http1_is(path, "/bootstrap-dns")) /* as derper without -bootstrap-dns-names */
         reply(a, "200 OK", CSP "Content-Type: application/json\r\n" BROWSER_REST, "");
+    else if (http1_is(path, "/derp/peer") && site->mesh && !site->derper && is_get(a->req))
+        a->out->action = HTTP_PEER;
     else if (below(path, "/debug") && site->derper)
         debug(a, site);
     else if (below(path, "/debug"))

@@ -20,7 +20,8 @@ enum http_action {
     HTTP_MESH,      /* Upgrade: derpmesh/1 */
     /* Under the name derper: pages that are made at the moment; http_head follows once their length is known. */
     HTTP_VARZ,
-    HTTP_BOOTSTRAP
+    HTTP_BOOTSTRAP,
+    HTTP_PEER /* not under that name: whether a node of the mesh is there; http_head as well */
 };
 
 enum { HTTP_REPLY_MAX = 8192 };
@@ -45,7 +46,7 @@ struct http_site {
 /* Decides and writes the reply (for HTTP_DERP without fast start, HTTP_WEBSOCKET and HTTP_MESH: the 101). */
 void http_answer(struct http_reply *out, const struct http1_head *req, enum http_port port,
                  const struct http_site *site);
-/* The head for HTTP_VARZ and HTTP_BOOTSTRAP; the body, of len bytes, is the caller's to send. */
+/* The head for HTTP_VARZ, HTTP_BOOTSTRAP and HTTP_PEER; the body, of len bytes, is the caller's to send. */
 void http_head(struct http_reply *out, const struct http1_head *req, size_t len);
 /* The reply to something that is no HTTP (http1_error). */
 void http_bad(struct http_reply *out, int http1_error);

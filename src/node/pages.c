@@ -3,6 +3,7 @@
  * Happy path: the text is made, its head written, both are sent.  Failure: without memory the page is empty. */
 #include "node/pages.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +64,22 @@ static size_t query_name(char out[static 256], struct http1_str query)
     return 0;
 }
 
+/* {"state": …}, malloc'd. */
+static char *peer_answer(const struct site *s, const char *name, size_t n, size_t *len)
+{
+    static const char *const states[] = {
+        [SITE_PEER_UNKNOWN] = "unknown", [SITE_PEER_UP] = "up", [SITE_PEER_SILENT] = "silent"};
+    char id[256], *text = NULL;
+    memcpy(id, name, n);
+    id[n] = 0;
+    const struct derpmap_node *node = strlen(id) == n && n > 0 ? derpmap_find(s->map, id) : NULL;
+    uint8_t state = node ? atomic_load_explicit(&s->peers[node - s->map->nodes], memory_order_relaxed)
+                         : SITE_PEER_UNKNOWN;
+    int written = asprintf(&text, "{\"state\": \"%s\"}\n", node == s->self ? "self" : states[state]);
+    *len = written > 0 ? (size_t)written : 0;
+    return written > 0 ? text : NULL;
+}
+
 void pages_send(struct conn *c, struct http_reply *reply, const struct http1_head *head)
 {
     const struct varz *v = c->worker->varz;
@@ -70,6 +87,9 @@ void pages_send(struct conn *c, struct http_reply *reply, const struct http1_hea
     size_t len = 0;
     if (reply->action == HTTP_VARZ) {
         text = varz_text(v, &len);
+    } else if (reply->action == HTTP_PEER) {
+        size_t n = query_name(q, head->query);
+        text = peer_answer(c->worker->site, q, n, &len);
     } else {
         size_t n = query_name(q, head->query);
         text = v->bootstrap ? bootstrap_answer(v->bootstrap, q, n, &len) : NULL;

@@ -1,4 +1,6 @@
-/* The pages of a DERP port that are made at the moment: /debug/varz and /bootstrap-dns, under the name derper.
+/* The pages of a DERP port that are made at the moment: /debug/varz and /bootstrap-dns under the name derper;
+ * otherwise /derp/peer?q=NAME: whether this node hears that node of the mesh, which `derpmesh follow` asks several of before
+ * it believes that one is dead.  It tells nothing to who does not know the name.
  *
  * Thread: the worker's. */
 #ifndef DERPMESH_NODE_PAGES_H
@@ -12,7 +14,7 @@
 /* Whether this client may see /debug: tsweb.AllowDebugAccess.  Loopback, the tailnet, what the operator trusts; nobody
  * who comes by a proxy that says so. */
 bool pages_debug(const struct conn *c, const struct http1_head *head);
-/* Sends what reply->action asks for: HTTP_VARZ, HTTP_BOOTSTRAP. */
+/* Sends what reply->action asks for: HTTP_VARZ, HTTP_BOOTSTRAP, HTTP_PEER. */
 void pages_send(struct conn *c, struct http_reply *reply, const struct http1_head *head);
 
 #endif

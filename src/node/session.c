@@ -283,7 +283,7 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
         site.debug = pages_debug(c, &head);
     }
     http_answer(&reply, &head, (enum http_port)c->login->port_kind, &site);
-    if (reply.action == HTTP_VARZ || reply.action == HTTP_BOOTSTRAP)
+    if (reply.action == HTTP_VARZ || reply.action == HTTP_BOOTSTRAP || reply.action == HTTP_PEER)
         pages_send(c, &reply, &head);
     else if (!(reply.action == HTTP_DERP && reply.fast_start))
         stream_send_raw(&c->stream, reply.text, reply.len);

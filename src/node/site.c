@@ -331,6 +331,11 @@ struct site *site_load(struct config *config, char *err, size_t err_len, char *w
                               : site_map_load(config->map_file, err, err_len, warn, warn_len);
     if (!s->map)
         goto fail;
+    s->peers = calloc((size_t)s->map->n_nodes + 1, sizeof(*s->peers));
+    if (!s->peers) {
+        snprintf(err, err_len, "out of memory");
+        goto fail;
+    }
     s->self = site_find_self(s->map, config->node, err, err_len);
     if (!s->self || check_derper_peers(s, err, err_len) != 0 || load_keys(s, err, err_len) != 0 ||
         load_tls(s, err, err_len, warn, warn_len) != 0)
@@ -376,6 +381,7 @@ void site_unref(struct site *s)
     } else {
         SSL_CTX_free(s->dial_ctx);
         derpmap_free(s->map);
+        free(s->peers);
         config_free((struct config *)s->config);
     }
     key_pair_wipe(&s->node_key);

@@ -14,6 +14,12 @@
 #include "proto/derpmap.h"
 #include "proto/key.h"
 
+enum site_peer {
+    SITE_PEER_UNKNOWN, /* ourselves, a backup listing, no mesh */
+    SITE_PEER_UP,      /* its link is up */
+    SITE_PEER_SILENT,  /* it has none, or it has fallen silent */
+};
+
 struct site {
     _Atomic int refs;
     const struct config *config; /* lives as long as the process runs on it: owned here */
@@ -24,7 +30,9 @@ struct site {
     struct mesh_keys derper_key;     /* secret; one, or n = 0: no real derper knows us */
     struct tls_server *tls;          /* NULL: tls=off */
     SSL_CTX *dial_ctx;               /* for links that we dial */
-    struct allow_set *allow;         /* as it was when this was loaded; NULL: no allow file */
+    /* For each node of map, enum site_peer: as the control thread last saw it.  Any thread reads. */
+    _Atomic uint8_t *peers;
+    struct allow_set *allow; /* as it was when this was loaded; NULL: no allow file */
     char node_key_hex[65];
     struct site *base; /* whose config, map and dial_ctx these are, counted; NULL: our own */
 };

@@ -468,6 +468,21 @@ static void derper_bootstrap_and_no_derp(void **state)
     starts(ask_derper("GET /derp/probe HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, "", false, true), "HTTP/1.1 200 ");
 }
 
+/* Whether the mesh hears a node: only where there is a mesh, and no derper has it. */
+static void peers(void **state)
+{
+    static const char get[] = "GET /derp/peer?q=a HTTP/1.1\r\n" H "\r\n";
+
+    (void)state;
+    ask_site(get, HTTP_MAIN, site_with(true, "relay.example"));
+    assert_int_equal(out.action, HTTP_PEER);
+    has(ask_site("POST /derp/peer?q=a HTTP/1.1\r\n" H "\r\n", HTTP_MAIN, site_with(true, "relay.example")),
+        "</html>");
+    has(ask(get), "</html>");
+    ask_derper(get, HTTP_MAIN, "", false, false);
+    assert_int_equal(out.action, HTTP_REPLY);
+}
+
 static void no_http(void **state)
 {
     (void)state;
@@ -503,6 +518,7 @@ int main(void)
         cmocka_unit_test(derper_home),
         cmocka_unit_test(derper_debug),
         cmocka_unit_test(derper_bootstrap_and_no_derp),
+        cmocka_unit_test(peers),
         cmocka_unit_test(no_http),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
