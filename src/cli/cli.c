@@ -3,6 +3,7 @@
  * How it fails: one line on standard error, with the nearest known name where something is unknown. */
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 #include "node/config.h"
 #include "node/suggest.h"
 
-enum { NAMES_MAX = 32 };
+enum { FILE_MAX = (4 << 20) + 1, NAMES_MAX = 32 };
 
 /* ---- commands ---- */
 
@@ -147,6 +148,29 @@ int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv, con
         }
     }
     return count;
+}
+
+/* ---- files ---- */
+
+char *cli_read_file(const char *command, const char *path, size_t *n)
+{
+    bool in = strcmp(path, "-") == 0;
+    FILE *fp = in ? stdin : fopen(path, "rb");
+    char *text = fp ? malloc(FILE_MAX) : NULL;
+    int err = !fp ? errno : !text ? ENOMEM : 0;
+
+    if (!err) {
+        *n = fread(text, 1, FILE_MAX, fp);
+        err = ferror(fp) ? errno : 0;
+    }
+    if (fp && !in)
+        fclose(fp);
+    if (!err)
+        return text;
+    fprintf(stderr, "derpmesh %s: cannot read %s: %s\n", command, in ? "standard input" : path,
+            strerror(err));
+    free(text);
+    return NULL;
 }
 
 /* ---- settings ---- */

@@ -17,6 +17,7 @@ enum cli_exit {
 
 int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
+int cli_follow(int argc, char **argv);
 int cli_keygen(int argc, char **argv);
 int cli_map(int argc, char **argv);
 int cli_probe(int argc, char **argv);
@@ -54,6 +55,10 @@ struct cli_flag {
 /* Sorts the arguments (argv[1] and on) into flags and at most max operands; a lone "-" is an operand.  How many operands there are;
  * -1 after a complaint (CLI_USAGE). */
 int cli_flags(const struct cli_flag *flags, size_t n, int argc, char **argv, const char **operands, int max);
+
+/* A map or what goes with one, malloc'd, *n bytes: at most one more than a map may have, so that the parser sees that it is too
+ * long.  path - is standard input.  NULL after a complaint. */
+char *cli_read_file(const char *command, const char *path, size_t *n);
 
 /* The table of settings that serve and check take, for --help. */
 void cli_settings_help(void);

@@ -5,20 +5,20 @@
  * the file cannot be read or the output not written. */
 #include "cli/map.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/derpmap.h"
+#include "cli/cli.h"
+#include "cli/map_parts.h"
 
-enum { EXIT_MAP_AT_FAULT = 1, EXIT_WRONG_USE = 2, EXIT_CANNOT_RUN = 3, FILE_MAX = (4 << 20) + 1 };
+enum { BACKUPS_MAX = 16 };
 
 static const char usage[] =
     "usage: derpmesh map check FILE\n"
     "       derpmesh map show FILE\n"
-    "       derpmesh map export --to tailscale|headscale|json FILE\n"
+    "       derpmesh map export --to tailscale|headscale|json [--backup N [--measured PROBE]] FILE\n"
     "\n"
     "FILE is a derpMap as Tailscale's JSON, as a tailnet policy (HuJSON) or as Headscale's YAML; - is "
     "standard input.\n"
@@ -28,40 +28,16 @@ static const char usage[] =
     "  export  writes the map to standard output in another spelling:\n"
     "            tailscale  HuJSON, the value of \"derpMap\" in a tailnet policy\n"
     "            headscale  derp.yaml, for derp.paths in Headscale's configuration\n"
-    "            json       DERPMap JSON\n";
+    "            json       DERPMap JSON\n"
+    "          --backup N     each region also lists a node of each of the N nearest regions, with STUNPort "
+    "-1: "
+    "a\n"
+    "                         relay that is killed is then not missed\n"
+    "          --measured F   nearest by the round trips in F, as derpmesh probe --json printed them; else "
+    "by\n"
+    "                         Latitude and Longitude\n";
 
-struct map_file {
-    const char *name; /* for messages */
-    char *text;
-    size_t n;
-};
-
-/* The file at most one byte longer than a map may be, so that the parser sees that it is too long. */
-static int read_file(struct map_file *f, const char *path)
-{
-    bool in = strcmp(path, "-") == 0;
-    FILE *fp = in ? stdin : fopen(path, "rb");
-
-    f->name = in ? "standard input" : path;
-    f->text = malloc(FILE_MAX);
-    if (!fp || !f->text) {
-        fprintf(stderr, "derpmesh map: cannot read %s: %s\n", f->name, strerror(fp ? ENOMEM : errno));
-        if (fp && !in)
-            fclose(fp);
-        return -1;
-    }
-    f->n = fread(f->text, 1, FILE_MAX, fp);
-    int failed = ferror(fp) ? errno : 0;
-    if (!in)
-        fclose(fp);
-    if (failed) {
-        fprintf(stderr, "derpmesh map: cannot read %s: %s\n", f->name, strerror(failed));
-        return -1;
-    }
-    return 0;
-}
-
-static void print_finding(FILE *to, const char *file, const struct text_error *at, bool error)
+void map_print_finding(FILE *to, const char *file, const struct text_error *at, bool error)
 {
     fputs(file, to);
     if (at->line)
@@ -104,23 +80,16 @@ static void print_size(const struct derpmap *m)
         printf("%02x", m->hash[i]);
 }
 
-struct report {
-    FILE *to;
-    const char *file;
-    bool errors_only;
-    int warnings;
-};
-
-static void on_finding(void *ctx, const struct derpmap_finding *f)
+void map_on_finding(void *report, const struct derpmap_finding *f)
 {
-    struct report *r = ctx;
+    struct map_report *r = report;
 
     r->warnings += !f->error;
     if (f->error || !r->errors_only)
-        print_finding(r->to, r->file, &f->at, f->error);
+        map_print_finding(r->to, r->file, &f->at, f->error);
 }
 
-static int finish_output(void)
+int map_finish_output(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return 0;
@@ -130,16 +99,16 @@ static int finish_output(void)
 
 static int map_check(const struct map_file *f)
 {
-    struct report r = {.to = stdout, .file = f->name};
+    struct map_report r = {.to = stdout, .file = f->name};
     struct text_error err;
     struct derpmap *m = derpmap_parse(f->text, f->n, &err);
     int errors = 1, rc;
 
     if (!m) {
-        print_finding(stdout, f->name, &err, true);
+        map_print_finding(stdout, f->name, &err, true);
         printf("%s: not usable: correct this error, then check again\n", f->name);
     } else {
-        errors = derpmap_lint(m, on_finding, &r);
+        errors = derpmap_lint(m, map_on_finding, &r);
         printf("%s: ", f->name);
         if (errors)
             printf("not usable: %d error%s", errors, plural(errors));
@@ -152,197 +121,8 @@ static int map_check(const struct map_file *f)
         printf("\n");
         derpmap_free(m);
     }
-    rc = finish_output();
+    rc = map_finish_output();
     return rc ? rc : errors ? EXIT_MAP_AT_FAULT : 0;
-}
-
-static int map_export(const struct map_file *f, enum derpmap_to to)
-{
-    struct report r = {.to = stderr, .file = f->name, .errors_only = true};
-    struct text_error err;
-    struct derpmap *m = derpmap_parse(f->text, f->n, &err);
-    char *text;
-
-    if (!m) {
-        print_finding(stderr, f->name, &err, true);
-        return EXIT_MAP_AT_FAULT;
-    }
-    if (derpmap_lint(m, on_finding, &r) > 0) {
-        fprintf(stderr, "%s: not exported: clients would be given these errors\n", f->name);
-        derpmap_free(m);
-        return EXIT_MAP_AT_FAULT;
-    }
-    text = derpmap_export(m, to);
-    derpmap_free(m);
-    if (!text) {
-        fprintf(stderr, "derpmesh map: out of memory\n");
-        return EXIT_CANNOT_RUN;
-    }
-    fputs(text, stdout);
-    free(text);
-    return finish_output();
-}
-
-enum {
-    COL_REGION,
-    COL_CODE,
-    COL_NAME,
-    COL_NODE,
-    COL_HOST,
-    COL_DERP,
-    COL_STUN,
-    COL_CERT,
-    COL_ADDRESS,
-    COLUMNS,
-    CELL_MAX = 320
-};
-
-struct row {
-    char cell[COLUMNS][CELL_MAX];
-};
-
-/* Columns of a terminal that a code point takes: East Asian wide ones take two, combining ones none. */
-static int rune_width(unsigned c)
-{
-    static const struct {
-        unsigned first, last;
-        int width;
-    } ranges[] = {{0x300, 0x36f, 0},   {0x1100, 0x115f, 2},   {0x200b, 0x200f, 0},  {0x2e80, 0xa4cf, 2},
-                  {0xac00, 0xd7a3, 2}, {0xf900, 0xfaff, 2},   {0xfe30, 0xfe6f, 2},  {0xff00, 0xff60, 2},
-                  {0xffe0, 0xffe6, 2}, {0x1f300, 0x1f9ff, 2}, {0x20000, 0x3fffd, 2}};
-
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (c >= ranges[i].first && c <= ranges[i].last)
-            return ranges[i].width;
-    return 1;
-}
-
-/* Of well-formed UTF-8, as the parser has made sure. */
-static int text_width(const char *s)
-{
-    int width = 0;
-
-    while (*s) {
-        unsigned char c = (unsigned char)*s++;
-        unsigned rune = c < 0x80 ? c : c < 0xe0 ? c & 31 : c < 0xf0 ? c & 15 : c & 7;
-        while (((unsigned char)*s & 0xc0) == 0x80)
-            rune = rune << 6 | ((unsigned char)*s++ & 63);
-        width += rune_width(rune);
-    }
-    return width;
-}
-
-static void describe_certificate(char out[static CELL_MAX], const struct derpmap_node *n)
-{
-    uint8_t pin[32];
-
-    if (n->stun_only)
-        snprintf(out, CELL_MAX, "-");
-    else if (n->insecure_for_tests)
-        snprintf(out, CELL_MAX, "NOT CHECKED");
-    else if (derpmap_pin(n, pin) == 0)
-        snprintf(out, CELL_MAX, "pin %02x%02x%02x%02x...", pin[0], pin[1], pin[2], pin[3]);
-    else if (n->cert_name && strncmp(n->cert_name, "sha256", 6) == 0)
-        snprintf(out, CELL_MAX, "BAD PIN");
-    else if (n->cert_name)
-        snprintf(out, CELL_MAX, "CA, as %.200s", n->cert_name);
-    else
-        snprintf(out, CELL_MAX, "CA");
-}
-
-/* How clients come to an address of one family. */
-static const char *describe_address(const struct derpmap_node *n, const char *stated, int family)
-{
-    unsigned char b[16];
-    bool is4 = inet_pton(AF_INET, n->host_name, b) == 1, is6 = inet_pton(AF_INET6, n->host_name, b) == 1;
-    const char *none = family == AF_INET ? "no IPv4" : "no IPv6";
-
-    if (stated)
-        return strcmp(stated, "none") == 0 ? none : stated;
-    if (is4 || is6)
-        return is4 == (family == AF_INET) ? n->host_name : none;
-    return family == AF_INET ? "IPv4 by DNS" : "IPv6 by DNS";
-}
-
-static void describe_addresses(char out[static CELL_MAX], const struct derpmap_node *n)
-{
-    const char *v4 = describe_address(n, n->ipv4, AF_INET), *v6 = describe_address(n, n->ipv6, AF_INET6);
-
-    if (strcmp(v4, "IPv4 by DNS") == 0 && strcmp(v6, "IPv6 by DNS") == 0)
-        snprintf(out, CELL_MAX, "by DNS");
-    else
-        snprintf(out, CELL_MAX, "%.64s, %.64s", v4, v6);
-}
-
-static void fill_node(struct row *row, const struct derpmap_node *n)
-{
-    snprintf(row->cell[COL_NODE], CELL_MAX, n->backup ? "(backup: %s)" : "%s", n->id);
-    snprintf(row->cell[COL_HOST], CELL_MAX, "%s", n->host_name);
-    snprintf(row->cell[COL_DERP], CELL_MAX, n->stun_only ? "-" : "%d", derpmap_derp_port(n));
-    snprintf(row->cell[COL_STUN], CELL_MAX, derpmap_stun_port(n) < 0 ? "off" : "%d", derpmap_stun_port(n));
-    describe_certificate(row->cell[COL_CERT], n);
-    describe_addresses(row->cell[COL_ADDRESS], n);
-}
-
-static void fill_region(struct row *row, const struct derpmap_region *r)
-{
-    snprintf(row->cell[COL_REGION], CELL_MAX, "%d", r->id);
-    if (r->removed) {
-        snprintf(row->cell[COL_CODE], CELL_MAX, "(removed)");
-        return;
-    }
-    snprintf(row->cell[COL_CODE], CELL_MAX, "%.160s", r->code);
-    snprintf(row->cell[COL_NAME], CELL_MAX, "%.160s%s", r->name, r->no_measure_no_home ? " (no home)" : "");
-    if (r->n_nodes == 0)
-        snprintf(row->cell[COL_NODE], CELL_MAX, "(none)");
-}
-
-static void print_rows(const struct row *rows, int n)
-{
-    int width[COLUMNS] = {0};
-
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < COLUMNS; c++) {
-            int w = text_width(rows[i].cell[c]);
-            width[c] = w > width[c] ? w : width[c];
-        }
-    for (int i = 0; i < n; i++) {
-        int last = COLUMNS - 1;
-        while (last > 0 && !*rows[i].cell[last])
-            last--;
-        for (int c = 0; c <= last; c++) {
-            const char *s = rows[i].cell[c];
-            int pad = width[c] - text_width(s);
-            bool right = c == COL_DERP || c == COL_STUN;
-            printf("%s%*s%s%*s", c ? "  " : "", right ? pad : 0, "", s, right || c == last ? 0 : pad, "");
-        }
-        printf("\n");
-    }
-}
-
-static int print_table(const struct derpmap *m)
-{
-    static const char *const heads[COLUMNS] = {"REGION", "CODE", "NAME",        "NODE",     "HOST",
-                                               "DERP",   "STUN", "CERTIFICATE", "ADDRESSES"};
-    struct row *rows = calloc((size_t)(m->n_regions + m->n_nodes) + 1, sizeof *rows);
-    int n = 1;
-
-    if (!rows) {
-        fprintf(stderr, "derpmesh map: out of memory\n");
-        return EXIT_CANNOT_RUN;
-    }
-    for (int c = 0; c < COLUMNS; c++)
-        snprintf(rows[0].cell[c], CELL_MAX, "%s", heads[c]);
-    for (int i = 0; i < m->n_regions; i++) {
-        const struct derpmap_region *r = &m->regions[i];
-        fill_region(&rows[n], r);
-        for (int k = 0; k < r->n_nodes; k++)
-            fill_node(&rows[n++], r->nodes[k]);
-        n += r->n_nodes == 0;
-    }
-    print_rows(rows, n);
-    free(rows);
-    return 0;
 }
 
 static int map_show(const struct map_file *f)
@@ -355,15 +135,15 @@ static int map_show(const struct map_file *f)
     int rc;
 
     if (!m) {
-        print_finding(stderr, f->name, &err, true);
+        map_print_finding(stderr, f->name, &err, true);
         return EXIT_MAP_AT_FAULT;
     }
-    rc = print_table(m);
+    rc = map_print_table(m);
     if (rc == 0) {
         printf("\n%s: %s, ", f->name, formats[m->format]);
         print_size(m);
         printf("%s\n", m->omit_default_regions ? "; Tailscale's own regions left out" : "");
-        rc = finish_output();
+        rc = map_finish_output();
     }
     derpmap_free(m);
     return rc;
@@ -377,14 +157,34 @@ static int wrong_use(const char *what, const char *arg)
 }
 
 struct map_args {
-    const char *path, *to;
+    const char *path, *to, *backup, *measured;
     bool help;
 };
 
+/* The flag at argv[*i], one of export's with a value: where the value goes; NULL if it is none of them.  *i moves past it;
+ * *value is NULL where nothing follows. */
+static const char **export_flag(struct map_args *a, int argc, char **argv, int *i, const char **value)
+{
+    const struct {
+        const char *name;
+        const char **at;
+    } flags[] = {{"--to", &a->to}, {"--backup", &a->backup}, {"--measured", &a->measured}};
+
+    for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) {
+        size_t n = strlen(flags[k].name);
+        if (strncmp(argv[*i], flags[k].name, n) != 0 || (argv[*i][n] && argv[*i][n] != '='))
+            continue;
+        *value = argv[*i][n] ? argv[*i] + n + 1 : *i + 1 < argc ? argv[++*i] : NULL;
+        return flags[k].at;
+    }
+    return NULL;
+}
+
 /* 0, or the exit code. */
-static int parse_args(struct map_args *a, int argc, char **argv, bool takes_to)
+static int parse_args(struct map_args *a, int argc, char **argv, bool is_export)
 {
     bool flags = true;
+    const char **at, *value;
 
     for (int i = 0; i < argc; i++) {
         const char *arg = argv[i];
@@ -392,15 +192,15 @@ static int parse_args(struct map_args *a, int argc, char **argv, bool takes_to)
             flags = false;
         else if (flags && (strcmp(arg, "-h") == 0 || strcmp(arg, "--help") == 0))
             a->help = true;
-        else if (flags && takes_to && strncmp(arg, "--to=", 5) == 0)
-            a->to = arg + 5;
-        else if (flags && takes_to && strcmp(arg, "--to") == 0) {
-            if (++i == argc)
-                return wrong_use("--to needs tailscale, headscale or json", NULL);
-            a->to = argv[i];
+        else if (flags && is_export && (at = export_flag(a, argc, argv, &i, &value))) {
+            if (!value)
+                return at == &a->to ? wrong_use("--to needs tailscale, headscale or json", NULL)
+                                    : wrong_use("a value is missing after", arg);
+            *at = value;
         } else if (flags && arg[0] == '-' && arg[1])
-            return wrong_use(
-                takes_to ? "known flags are --to and --help, not" : "the only flag is --help, not", arg);
+            return wrong_use(is_export ? "known flags are --to, --backup, --measured and --help, not"
+                                       : "the only flag is --help, not",
+                             arg);
         else if (a->path)
             return wrong_use("one FILE only, not also", arg);
         else
@@ -423,6 +223,23 @@ static int parse_to(const char *name, enum derpmap_to *to)
     return wrong_use("--to takes tailscale, headscale or json, not", name);
 }
 
+/* What export is to do.  0, or the exit code. */
+static int parse_export(const struct map_args *a, struct map_export *how)
+{
+    char *end = NULL;
+    long n = a->backup ? strtol(a->backup, &end, 10) : 0;
+
+    if (!a->to)
+        return wrong_use("export needs --to tailscale, headscale or json", NULL);
+    if (a->backup && (end == a->backup || *end || n < 1 || n > BACKUPS_MAX))
+        return wrong_use("--backup takes a number from 1 to 16, not", a->backup);
+    if (a->measured && !a->backup)
+        return wrong_use("--measured says which nodes are near, for --backup N", NULL);
+    how->backups = (int)n;
+    how->measured = a->measured;
+    return parse_to(a->to, &how->to);
+}
+
 int cli_map(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "";
@@ -431,7 +248,7 @@ int cli_map(int argc, char **argv)
     bool help = strcmp(verb, "-h") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "help") == 0;
     struct map_args args = {0};
     struct map_file file = {0};
-    enum derpmap_to to = DERPMAP_TO_JSON;
+    struct map_export how = {.to = DERPMAP_TO_JSON};
     int rc;
 
     if (!help && !check && !show && !export)
@@ -441,16 +258,16 @@ int cli_map(int argc, char **argv)
         return rc;
     if (help || args.help) {
         fputs(usage, stdout);
-        return finish_output();
+        return map_finish_output();
     }
-    if (export && !args.to)
-        return wrong_use("export needs --to tailscale, headscale or json", NULL);
-    if (export && (rc = parse_to(args.to, &to)))
+    if (export && (rc = parse_export(&args, &how)))
         return rc;
-    rc = read_file(&file, args.path) < 0 ? EXIT_CANNOT_RUN
-         : check                         ? map_check(&file)
-         : show                          ? map_show(&file)
-                                         : map_export(&file, to);
+    file.name = strcmp(args.path, "-") == 0 ? "standard input" : args.path;
+    file.text = cli_read_file("map", args.path, &file.n);
+    rc = !file.text ? EXIT_CANNOT_RUN
+         : check    ? map_check(&file)
+         : show     ? map_show(&file)
+                    : map_export(&file, &how);
     free(file.text);
     return rc;
 }

@@ -16,7 +16,7 @@
 #include "node/suggest.h"
 #include "node/tls_ctx.h"
 
-enum { COUNT = 10, INTERVAL_MS = 20, WATCH_SECONDS = 2, MAP_MAX = (4 << 20) + 1, NAMES_MAX = 256 };
+enum { COUNT = 10, INTERVAL_MS = 20, WATCH_SECONDS = 2, NAMES_MAX = 256 };
 
 static void print_help(void)
 {
@@ -43,32 +43,11 @@ static void print_help(void)
 
 /* ---- the map ---- */
 
-/* malloc'd, *n bytes, at most one more than a map may have.  NULL after a complaint. */
-static char *read_file(const char *path, size_t *n)
-{
-    bool in = strcmp(path, "-") == 0;
-    FILE *fp = in ? stdin : fopen(path, "rb");
-    char *text = fp ? malloc(MAP_MAX) : NULL;
-    int err = !fp ? errno : !text ? ENOMEM : 0;
-
-    if (!err) {
-        *n = fread(text, 1, MAP_MAX, fp);
-        err = ferror(fp) ? errno : 0;
-    }
-    if (fp && !in)
-        fclose(fp);
-    if (!err)
-        return text;
-    fprintf(stderr, "derpmesh probe: cannot read %s: %s\n", in ? "standard input" : path, strerror(err));
-    free(text);
-    return NULL;
-}
-
 static struct derpmap *load_map(const char *path)
 {
     struct text_error at;
     size_t n;
-    char *text = read_file(path, &n);
+    char *text = cli_read_file("probe", path, &n);
 
     if (!text)
         return NULL;

@@ -87,6 +87,24 @@ int derpmap_lint(const struct derpmap *m, void (*report)(void *ctx, const struct
                  void *ctx);
 
 enum derpmap_to { DERPMAP_TO_TAILSCALE, DERPMAP_TO_HEADSCALE, DERPMAP_TO_JSON };
+/* A region that lists a node otherwise than the map says. */
+struct derpmap_listing {
+    int region_id;
+    const struct derpmap_node *node; /* of this map, of whichever region */
+    bool no_stun;                    /* STUNPort -1 */
+};
+struct derpmap_changes {
+    const struct derpmap_listing
+        *listings; /* by region: in this order behind, or instead of, its own nodes */
+    int n;
+    bool instead; /* the regions list nothing else */
+    const char
+        *note; /* a comment at the top, where the spelling has comments; lines end with \n but the last */
+};
+/* derpmap_export with changes (NULL: none).  A node of another region is listed as "REGION-NAME". */
+char *derpmap_export_changed(const struct derpmap *m, enum derpmap_to to,
+                             const struct derpmap_changes *changes);
+
 /* The map as text to paste (malloc'd, NUL-terminated; the caller frees): HuJSON for under `derpMap`,
  * Headscale's derp.yaml, or plain DERPMap JSON.  Names come out unique ("900-1").  NULL without memory. */
 char *derpmap_export(const struct derpmap *m, enum derpmap_to to);

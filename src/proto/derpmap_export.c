@@ -1,4 +1,5 @@
 /* The map as text: HuJSON for a tailnet policy, plain DERPMap JSON, Headscale's derp.yaml.
+ * Changes (backups, stand-ins for dead nodes) are put in where a region's nodes are written.
  *
  * Happy path: one walk over the map, through a writer that knows the three styles; fields at their defaults
  * are left out, as Go leaves them out.  What is written parses again to a map of the same hash.
@@ -17,9 +18,10 @@ struct writer {
     size_t n, room;
     bool failed;
     int depth;
-    bool comma; /* JSON: a member stands before the next one */
-    bool item;  /* YAML: the next key follows "- " on its line */
-    bool empty; /* YAML: the collection just begun holds nothing so far */
+    bool comma;                            /* JSON: a member stands before the next one */
+    bool item;                             /* YAML: the next key follows "- " on its line */
+    bool empty;                            /* YAML: the collection just begun holds nothing so far */
+    const struct derpmap_changes *changes; /* never NULL */
 };
 
 __attribute__((format(printf, 2, 3))) static void put(struct writer *w, const char *fmt, ...)
@@ -178,7 +180,8 @@ static void end(struct writer *w, char bracket)
     w->empty = false;
 }
 
-static void put_node(struct writer *w, const struct derpmap_node *n, const char *name)
+static void put_node(struct writer *w, const struct derpmap_node *n, const char *name, int region_id,
+                     int stun_port)
 {
     put_separator(w);
     if (is_yaml(w)) {
@@ -187,13 +190,13 @@ static void put_node(struct writer *w, const struct derpmap_node *n, const char 
     }
     begin(w, '{');
     put_text(w, "Name", name);
-    put_int(w, "RegionID", n->region_id);
+    put_int(w, "RegionID", region_id);
     put_text(w, "HostName", n->host_name);
     put_text(w, "CertName", n->cert_name);
     put_text(w, "IPv4", n->ipv4);
     put_text(w, "IPv6", n->ipv6);
-    if (n->stun_port)
-        put_int(w, "STUNPort", n->stun_port);
+    if (stun_port)
+        put_int(w, "STUNPort", stun_port);
     put_true(w, "STUNOnly", n->stun_only);
     if (n->derp_port)
         put_int(w, "DERPPort", n->derp_port);
@@ -201,6 +204,53 @@ static void put_node(struct writer *w, const struct derpmap_node *n, const char 
     put_text(w, "STUNTestIP", n->stun_test_ip);
     put_true(w, "CanPort80", n->can_port80);
     end(w, '}');
+}
+
+static bool name_taken(const struct derpmap *m, const char *name)
+{
+    for (int i = 0; i < m->n_nodes; i++)
+        if (strcmp(derpmap_node_extra(m, &m->nodes[i])->export_name, name) == 0)
+            return true;
+    return false;
+}
+
+/* What a region says of a node that the map has elsewhere, or has otherwise. */
+static void put_listing(struct writer *w, const struct derpmap *m, const struct derpmap_listing *l)
+{
+    const char *own = derpmap_node_extra(m, l->node)->export_name;
+    char name[DERPMAP_MAX_NAME + 32];
+    int cut = DERPMAP_MAX_NAME - 18; /* so that it can be read again */
+
+    while (strlen(own) > (size_t)cut && ((unsigned char)own[cut] & 0xc0) == 0x80)
+        cut--;
+    int n = snprintf(name, sizeof name, "%d-%.*s", l->region_id, cut, own);
+
+    for (int k = 2; n > 0 && name_taken(m, name); k++)
+        snprintf(name + n, sizeof name - (size_t)n, "-%d", k);
+    put_node(w, l->node, l->node->region_id == l->region_id ? own : name, l->region_id,
+             l->no_stun ? -1 : l->node->stun_port);
+}
+
+static bool changed(const struct writer *w, const struct derpmap_region *r)
+{
+    for (int i = 0; i < w->changes->n; i++)
+        if (w->changes->listings[i].region_id == r->id)
+            return true;
+    return false;
+}
+
+static void put_nodes(struct writer *w, const struct derpmap *m, const struct derpmap_region *r)
+{
+    bool instead = w->changes->instead && changed(w, r);
+
+    for (int i = 0; i < r->n_nodes && !instead; i++) {
+        const struct derpmap_node *n = r->nodes[i];
+        if (!n->backup || !is_yaml(w))
+            put_node(w, n, derpmap_node_extra(m, n)->export_name, n->region_id, n->stun_port);
+    }
+    for (int i = 0; i < w->changes->n; i++)
+        if (w->changes->listings[i].region_id == r->id)
+            put_listing(w, m, &w->changes->listings[i]);
 }
 
 static void put_region(struct writer *w, const struct derpmap *m, const struct derpmap_region *r)
@@ -225,9 +275,7 @@ static void put_region(struct writer *w, const struct derpmap *m, const struct d
     put_true(w, "NoMeasureNoHome", r->no_measure_no_home);
     put_key(w, "Nodes");
     begin(w, '[');
-    for (int i = 0; i < r->n_nodes; i++)
-        if (!r->nodes[i]->backup || !is_yaml(w))
-            put_node(w, r->nodes[i], derpmap_node_extra(m, r->nodes[i])->export_name);
+    put_nodes(w, m, r);
     end(w, ']');
     end(w, '}');
 }
@@ -266,6 +314,18 @@ static void put_home_params(struct writer *w, const struct derpmap *m)
     end(w, '}');
 }
 
+/* The note, as comment lines. */
+static void put_note(struct writer *w, const char *comment)
+{
+    const char *s = w->changes->note;
+
+    while (s && *s) {
+        size_t n = strcspn(s, "\n");
+        put(w, is_yaml(w) ? "\n%s%.*s" : "%s%.*s\n", comment, (int)n, s);
+        s += n + (s[n] == '\n');
+    }
+}
+
 static void put_header(struct writer *w, const struct derpmap *m)
 {
     int backups = 0;
@@ -274,6 +334,8 @@ static void put_header(struct writer *w, const struct derpmap *m)
         backups += m->nodes[i].backup;
     if (w->to == DERPMAP_TO_TAILSCALE)
         put(w, "// The value of \"derpMap\" in the tailnet policy file.\n");
+    if (w->to == DERPMAP_TO_TAILSCALE)
+        put_note(w, "// ");
     if (!is_yaml(w))
         return;
     put(w, "# For derp.paths in Headscale's config.yaml.");
@@ -282,11 +344,19 @@ static void put_header(struct writer *w, const struct derpmap *m)
     if (backups)
         put(w, "\n# Left out: %d backup listing%s, since Headscale shuffles the nodes of a region.", backups,
             backups == 1 ? "" : "s");
+    put_note(w, "# ");
 }
 
 char *derpmap_export(const struct derpmap *m, enum derpmap_to to)
 {
-    struct writer w = {.to = to};
+    return derpmap_export_changed(m, to, NULL);
+}
+
+char *derpmap_export_changed(const struct derpmap *m, enum derpmap_to to,
+                             const struct derpmap_changes *changes)
+{
+    static const struct derpmap_changes none;
+    struct writer w = {.to = to, .changes = changes ? changes : &none};
 
     put_header(&w, m);
     if (is_yaml(&w))
