@@ -8,6 +8,7 @@ static const struct cli_command commands[] = {
     {"check", "check what serve would use: settings, map, keys, certificate, ports", cli_check},
     {"map", "check a derpMap, show it, export it for Tailscale or Headscale", cli_map},
     {"keygen", "make a node key or a mesh key", cli_keygen},
+    {"follow", "keep a control server's map in step with which nodes live", cli_follow},
     {"probe", "real clients through every pair of regions: latencies, losses", cli_probe},
     {"status", "how the node on this machine is: what is wrong, clients, mesh", cli_status},
     {"where", "where a client is, and by which path", cli_where},

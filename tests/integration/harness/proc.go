@@ -51,20 +51,31 @@ func startProc(t testing.TB, name, logPath string, env []string, program string,
 // Run starts a program that is no node, such as a proxy; it ends with the test, whatever it then says.
 func Run(t testing.TB, dir, program string, args ...string) *Proc {
 	t.Helper()
+	return RunProgram(t, dir, program, nil, args...)
+}
+
+// RunProgram is Run with more in the environment.
+func RunProgram(t testing.TB, dir, program string, env []string, args ...string) *Proc {
+	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
 		t.Fatalf("%s: %v", program, err)
 	}
-	log := filepath.Join(dir, program+".log")
-	p := startProc(t, program, log, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, path, args...)
+	name := filepath.Base(program)
+	log := filepath.Join(dir, name+".log")
+	env = append([]string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, env...)
+	p := startProc(t, name, log, env, path, args...)
 	t.Cleanup(func() {
 		p.kill(t)
 		if t.Failed() {
-			printLog(t, program, log)
+			printLog(t, name, log)
 		}
 	})
 	return p
 }
+
+// Log is the file of all that it printed.
+func (p *Proc) Log() string { return p.log }
 
 // CPU is the processor time that the node has used so far.
 func (n *Node) CPU(t testing.TB) time.Duration {
