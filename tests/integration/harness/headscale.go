@@ -1,10 +1,10 @@
 package harness
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,15 +19,16 @@ type Headscale struct {
 	Dir     string
 	MapFile string // derp.paths
 
-	host *Host
+	spot Spot
 	conf string
 	proc *Proc
 }
 
 // HeadscaleSpec is what tests want to have otherwise.
 type HeadscaleSpec struct {
-	Host       *Host  // nil: here
+	Spot
 	Map        []byte // derp.yaml
+	Domain     string // base_domain: Headscale shuffles the nodes of regions by it
 	AutoUpdate string // how often the map is read again; "": never
 }
 
@@ -38,14 +39,14 @@ func StartHeadscale(t testing.TB, spec HeadscaleSpec) *Headscale {
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	listen := FreeAddr(t)
-	if spec.Host != nil {
-		listen = net.JoinHostPort(spec.Host.IP, "8080")
+	if spec.Net != nil {
+		listen = net.JoinHostPort(spec.Net.Addr(spec.Name), "8080")
 	}
 	h := &Headscale{
 		URL:     "http://" + listen,
 		Dir:     dir,
 		MapFile: filepath.Join(dir, "derp.yaml"),
-		host:    spec.Host,
+		spot:    spec.Spot,
 		conf:    filepath.Join(dir, "config.yaml"),
 	}
 	update := "auto_update_enabled: false"
@@ -77,13 +78,13 @@ derp:
 dns:
   magic_dns: false
   override_local_dns: false
-  base_domain: tailnet.test
+  base_domain: %[6]s
 disable_check_updates: true
 logtail:
   enabled: false
 log:
   level: debug
-`, h.URL, listen, dir, h.MapFile, update)))
+`, h.URL, listen, dir, h.MapFile, update, cmp.Or(spec.Domain, "tailnet.test"))))
 	h.start(t)
 	t.Cleanup(func() {
 		h.proc.kill(t)
@@ -99,28 +100,27 @@ func (h *Headscale) log() string { return filepath.Join(h.Dir, "headscale.log") 
 
 func (h *Headscale) start(t testing.TB) {
 	t.Helper()
-	program, args := h.host.Command(Program(t, "HEADSCALE_BIN"), "serve", "-c", h.conf)
+	program, args := h.spot.line(Program(t, "HEADSCALE_BIN"), "serve", "-c", h.conf)
 	h.proc = startProc(t, "headscale", h.log(), []string{"HOME=" + h.Dir}, program, args...)
 	Eventually(t, 30*time.Second, "headscale ready", func() error {
 		if h.proc.ended() {
 			printLog(t, "headscale", h.log())
 			t.Fatalf("headscale ended while starting: %v", h.proc.err)
 		}
-		resp, err := http.Get(h.URL + "/health")
-		if err != nil {
-			return err
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("health: %s", resp.Status)
-		}
-		return nil
+		return h.try("health")
 	})
 }
 
 // Stop ends it; Start brings it back with what it knew.
 func (h *Headscale) Stop(t testing.TB)  { t.Helper(); h.proc.kill(t) }
 func (h *Headscale) Start(t testing.TB) { t.Helper(); h.start(t) }
+
+// try runs headscale's own command line and says whether it went well.
+func (h *Headscale) try(args ...string) error {
+	cmd := exec.Command(os.Getenv("HEADSCALE_BIN"), append([]string{"-c", h.conf, "-o", "json"}, args...)...)
+	cmd.Env = append(cleanEnv(), "HOME="+h.Dir)
+	return cmd.Run()
+}
 
 // cli runs headscale's own command line; what it prints as JSON.
 func (h *Headscale) cli(t testing.TB, args ...string) []byte {

@@ -19,17 +19,17 @@ import (
 type Tailscaled struct {
 	Dir, Socket string
 
-	host *Host
+	spot Spot
 	env  []string
 	proc *Proc
 }
 
-// StartTailscaled starts one on the host, with a TUN device there, or here without one.  It ends with the test.
-func StartTailscaled(t testing.TB, host *Host, env ...string) *Tailscaled {
+// StartTailscaled starts one in a namespace, with a TUN device there, or here without one.  It ends with the test.
+func StartTailscaled(t testing.TB, spot Spot, env ...string) *Tailscaled {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ts")
 	must(t, err)
-	d := &Tailscaled{Dir: dir, Socket: filepath.Join(dir, "run", "tailscaled.sock"), host: host, env: env}
+	d := &Tailscaled{Dir: dir, Socket: filepath.Join(dir, "run", "tailscaled.sock"), spot: spot, env: env}
 	must(t, os.Mkdir(filepath.Join(dir, "run"), 0o755))
 	t.Cleanup(func() {
 		d.proc.kill(t)
@@ -48,12 +48,12 @@ func (d *Tailscaled) log() string { return filepath.Join(d.Dir, "tailscaled.log"
 func (d *Tailscaled) Start(t testing.TB) {
 	t.Helper()
 	args := []string{"--statedir", d.Dir, "--socket", d.Socket, "--port", "0", "--no-logs-no-support"}
-	if d.host == nil {
+	if d.spot.Net == nil {
 		args = append(args, "--tun", "userspace-networking")
 	} else {
 		args = append(args, "--tun", "ts0")
 	}
-	program, args := d.host.Command(Program(t, "TAILSCALED_BIN"), args...)
+	program, args := d.spot.line(Program(t, "TAILSCALED_BIN"), args...)
 	env := append([]string{"HOME=" + d.Dir, "TS_LOGS_DIR=" + d.Dir, "TS_DEBUG_FIREWALL_MODE=nftables"}, d.env...)
 	d.proc = startProc(t, "tailscaled", d.log(), env, program, args...)
 	Eventually(t, 20*time.Second, "tailscaled's socket", func() error {
@@ -128,6 +128,22 @@ func (d *Tailscaled) DERPMap(t testing.TB) *tailcfg.DERPMap {
 	m := new(tailcfg.DERPMap)
 	d.ask(t, m, "debug", "derp-map")
 	return m
+}
+
+// Home makes a region its home for as long as the region answers, and waits until it is.
+func (d *Tailscaled) Home(t testing.TB, region int) {
+	t.Helper()
+	if out, err := d.CLI(t, "debug", "force-prefer-derp", fmt.Sprint(region)); err != nil {
+		t.Fatalf("force-prefer-derp: %v: %s", err, out)
+	}
+	want := d.DERPMap(t).Regions[region].RegionCode
+	Eventually(t, 60*time.Second, "home in "+want, func() error {
+		if got := d.Status(t).Self.Relay; got != want {
+			d.CLI(t, "netcheck") // no more than a nudge
+			return fmt.Errorf("home is %q", got)
+		}
+		return nil
+	})
 }
 
 func (d *Tailscaled) ask(t testing.TB, answer any, args ...string) {

@@ -60,7 +60,7 @@ func TestVerify(t *testing.T) {
 	harness.WriteFile(t, conf, []byte("verify_url: "+hs.URL+"/verify\n"))
 	n.Args = []string{"--config", conf}
 	c.StartAll(t)
-	ts := harness.StartTailscaled(t, nil)
+	ts := harness.StartTailscaled(t, harness.Spot{})
 	ts.Up(t, hs, "one")
 	known, stranger := ts.NodeKey(t), key.NewNode()
 	harness.Eventually(t, 30*time.Second, "tailscaled's own connection", func() error {
@@ -91,7 +91,7 @@ func TestVerify(t *testing.T) {
 		t.Error("a stranger was let in after Headscale's return")
 	}
 
-	k := harness.StartTailscaled(t, nil)
+	k := harness.StartTailscaled(t, harness.Spot{})
 	k.Up(t, hs, "two")
 	second := k.NodeKey(t)
 	k.Kill(t) // or it would come again under the same key
@@ -117,7 +117,7 @@ func TestSocket(t *testing.T) {
 	c := harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: []int{1}, Cert: harness.CertPin, NoStart: true})
 	n := c.Nodes[0]
 	hs := harness.StartHeadscale(t, harness.HeadscaleSpec{Map: export(t, c.MapFile)})
-	beside, other := harness.StartTailscaled(t, nil), harness.StartTailscaled(t, nil)
+	beside, other := harness.StartTailscaled(t, harness.Spot{}), harness.StartTailscaled(t, harness.Spot{})
 	n.Args = []string{"--verify-socket", beside.Socket}
 	c.StartAll(t)
 	beside.Up(t, hs, "beside")
@@ -163,13 +163,13 @@ func TestMap(t *testing.T) {
 	c.Nodes[3].IPv6 = "2001:db8::4"
 	c.WriteMap(t)
 	hs := harness.StartHeadscale(t, harness.HeadscaleSpec{Map: export(t, c.MapFile)})
-	ts := harness.StartTailscaled(t, nil)
+	ts := harness.StartTailscaled(t, harness.Spot{})
 	ts.Up(t, hs, "reader")
 	same(t, c.Map(), ts.DERPMap(t))
 
 	seed := export(t, "../../seed/headscale-derp.yaml")
 	hs = harness.StartHeadscale(t, harness.HeadscaleSpec{Map: seed})
-	ts = harness.StartTailscaled(t, nil)
+	ts = harness.StartTailscaled(t, harness.Spot{})
 	ts.Up(t, hs, "reader")
 	same(t, &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{900: {
 		RegionID: 900, RegionCode: "ahk", RegionName: "AliHongkong",
