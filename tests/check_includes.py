@@ -54,14 +54,16 @@ GROUPS = {
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients", "tcp_info"}
+LEAVES = {"log", "suggest", "buf", "refuse", "reserve", "sendq", "wheel", "heard", "login", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients", "tcp_info"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
     # leaves
     "log": set(),
     "suggest": set(),
-    "buf": set(),
+    "buf": {"reserve"},
+    "reserve": set(),
+    "refuse": set(),
     "stats": set(),
     "login": set(),
     "rate": set(),
@@ -70,7 +72,7 @@ NODE = {
     "oneshot": set(),
     "clients": set(),
     "tcp_info": set(),
-    "sendq": {"buf"},
+    "sendq": {"buf", "reserve"},
     "heard": {"conn"},
     "pause": {"conn"},
     "wheel": {"conn"},
@@ -84,9 +86,9 @@ NODE = {
     "tls": set(),
     "site": {"allow", "keystore", "listen", "tls"},
     # a connection and the hot path
-    "stream": {"buf", "sendq", "stats", "tcp_info", "tls"},
+    "stream": {"buf", "reserve", "sendq", "stats", "tcp_info", "tls"},
     "conn": {"pause", "rate", "resume", "stream"},
-    "inbox": {"conn", "site"},
+    "inbox": {"conn", "reserve", "site"},
     "limits": {"conn"},
     # who may use the node
     "allow": set(),
@@ -96,13 +98,13 @@ NODE = {
     "relay": {"conn", "heard", "inbox", "stats"},
     "stun_udp": {"stats"},
     # a worker: the header is what its connections stand on, the source is above them
-    "worker.h": {"conn", "inbox", "pause", "relay", "site", "stats", "stun_udp", "wheel"},
+    "worker.h": {"conn", "inbox", "pause", "refuse", "relay", "site", "stats", "stun_udp", "wheel"},
     # pages made at the moment, under the name derper
     "bootstrap": set(),
     "varz": {"bootstrap", "stats", "worker"},
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
     "worker.c": {"derper_watch", "http", "limits", "link_io", "session", "stream"},
-    "session": {"derper_watch", "http", "limits", "link_io", "login", "pages", "proxied", "stream", "worker"},
+    "session": {"derper_watch", "http", "limits", "link_io", "login", "pages", "proxied", "refuse", "reserve", "stream", "worker"},
     "derper_peer": {"inbox", "relay", "site", "stats", "stream", "worker"},
     "derper_watch": {"inbox", "relay", "session", "site", "stats", "stream", "worker"},
     "link_io": {"derper_peer", "login", "resolve", "session", "stream", "tls", "worker"},
@@ -115,7 +117,7 @@ NODE = {
     "admin": {"control", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
     "server": {"admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
-               "metrics", "reload", "site", "stats", "status", "systemd", "tls", "verify_url", "worker"},
+               "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tls", "verify_url", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},
 }

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+#include "node/reserve.h"
+
 static const uint32_t class_cap[3] = {CHUNK_SMALL, CHUNK_RECORD, CHUNK_LARGE};
 static const unsigned class_keep[3] = {1024, 256, 8};
 
@@ -25,7 +27,7 @@ void buf_pool_deinit(struct buf_pool *p)
         while (p->free[i]) {
             struct chunk *c = p->free[i];
             p->free[i] = c->next;
-            free(c);
+            reserve_free(c);
         }
         p->n_free[i] = 0;
     }
@@ -39,7 +41,7 @@ struct chunk *buf_get(struct buf_pool *p, size_t want)
         p->free[cls] = c->next;
         p->n_free[cls]--;
     } else {
-        c = malloc(sizeof(*c) + class_cap[cls]);
+        c = reserve_malloc(sizeof(*c) + class_cap[cls]);
         if (!c)
             return NULL;
         c->cap = class_cap[cls];
@@ -54,8 +56,8 @@ void buf_put(struct buf_pool *p, struct chunk *c)
 {
     int cls = class_of(c->cap);
     p->held -= c->cap;
-    if (p->n_free[cls] >= class_keep[cls]) {
-        free(c);
+    if (p->n_free[cls] >= class_keep[cls] || reserve_has(c)) {
+        reserve_free(c);
         return;
     }
     c->next = p->free[cls];

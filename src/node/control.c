@@ -78,6 +78,15 @@ static void show_peers(struct control *c)
 
 /* ---- what workers report ---- */
 
+/* A client that cannot be reached is better off elsewhere, or here a moment later. */
+static void close_unreachable(struct control *c, const struct derp_key *key, const struct conn_ref *ref)
+{
+    log_limited(LOG_ERROR, "control", "out of memory: a client could not be reached and is closed");
+    control_tell(c, ref->worker,
+                 &(struct inbox_msg){
+                     .type = IN_ADMIT_ANSWER, .key = *key, .ref = *ref, .number = STAT_CLOSED_NO_MEMORY});
+}
+
 static void apply_change(struct control *c, const struct derp_key *key, const struct conn_ref *ref,
                          const struct clients_change *ch)
 {
@@ -89,7 +98,7 @@ static void apply_change(struct control *c, const struct derp_key *key, const st
     if (!c->mesh)
         return;
     if (ch->first && mesh_client_up(c->mesh, key, ch->home, now) != 0)
-        log_limited(LOG_ERROR, "control", "out of memory: a client is not announced to the mesh");
+        close_unreachable(c, key, ref);
     else if (ch->last)
         mesh_client_down(c->mesh, key, now);
     else if (ch->home_changed && !ch->first)
@@ -102,7 +111,7 @@ static void client_message(struct control *c, const struct inbox_msg *m)
     switch (m->type) {
     case IN_CLIENT_UP:
         if (clients_up(c->clients, &m->key, &m->ref, m->flag, &ch) != 0)
-            log_limited(LOG_ERROR, "control", "out of memory: a client can send but not be reached");
+            close_unreachable(c, &m->key, &m->ref);
         break;
     case IN_CLIENT_HOME:
         clients_home(c->clients, &m->key, &m->ref, m->flag, &ch);

@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "node/reserve.h"
 #include "node/site.h"
 
 static struct inbox_msg *sentinel(struct inbox *in)
@@ -70,7 +71,7 @@ static void msg_free(struct inbox *in, struct inbox_msg *m)
     if (m->type == IN_DATA)
         atomic_fetch_sub_explicit(&in->data_bytes, m->len, memory_order_relaxed);
     site_unref(m->site);
-    free(m);
+    reserve_free(m);
 }
 
 void inbox_drain(struct inbox *in)
@@ -104,7 +105,7 @@ void inbox_deinit(struct inbox *in)
 
 struct inbox_msg *inbox_msg_new(enum inbox_type type, size_t len)
 {
-    struct inbox_msg *m = malloc(sizeof(*m) + len);
+    struct inbox_msg *m = reserve_malloc(sizeof(*m) + len);
     if (!m)
         return NULL;
     *m = (struct inbox_msg){.type = type, .node = NODE_NONE, .len = len};

@@ -5,12 +5,15 @@
  * the moment in which two threads find out at once; they are never lost. */
 #include "node/limits.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "node/config.h"
@@ -172,6 +175,15 @@ bool limits_client_enter(struct login_limits *l)
 void limits_client_leave(struct login_limits *l)
 {
     atomic_fetch_sub_explicit(&l->clients, 1, memory_order_relaxed);
+}
+
+bool limits_descriptor_left(void)
+{
+    int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return errno != EMFILE && errno != ENFILE;
+    close(fd);
+    return true;
 }
 
 uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a)

@@ -40,6 +40,8 @@ bool limits_accept(struct login_limits *l, uint64_t now);
 /* A login became a client: false if there are too many. */
 bool limits_client_enter(struct login_limits *l);
 void limits_client_leave(struct login_limits *l);
+/* Whether the process may open one more descriptor now; where it may not, libuv closes new connections without a word. */
+bool limits_descriptor_left(void);
 uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a);
 
 #endif

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/reserve.h"
 #include "proto/frame.h"
 #include "proto/wire.h"
 
@@ -56,7 +57,7 @@ uint32_t sendq_clear(struct sendq *q, struct buf_pool *p)
         struct sendq_flow *f = q->flows;
         q->flows = f->next;
         lost += flow_clear(q, p, f);
-        free(f);
+        reserve_free(f);
     }
     q->flows_tail = NULL;
     q->n_flows = 0;
@@ -79,11 +80,10 @@ static struct sendq_flow *flow_find(struct sendq *q, uint64_t sender)
     }
     if (q->n_flows >= SENDQ_FLOWS_MAX)
         return shared;
-    struct sendq_flow *f = calloc(1, sizeof(*f));
+    struct sendq_flow *f = reserve_malloc(sizeof(*f));
     if (!f)
         return q->flows; /* share one rather than lose the frame; NULL if there is none */
-    f->sender = sender;
-    f->deficit = SENDQ_QUANTUM;
+    *f = (struct sendq_flow){.sender = sender, .deficit = SENDQ_QUANTUM};
     if (q->flows_tail)
         q->flows_tail->next = f;
     else
@@ -105,7 +105,7 @@ static void flow_remove(struct sendq *q, struct sendq_flow *gone)
     if (q->flows_tail == gone)
         q->flows_tail = prev;
     q->n_flows--;
-    free(gone);
+    reserve_free(gone);
 }
 
 /* Drops the frame at the head of a flow; the flow may become empty (and stays listed).  Returns 1 if it was a packet. */

@@ -24,6 +24,7 @@
 #include "node/log.h"
 #include "node/metrics.h"
 #include "node/reload.h"
+#include "node/reserve.h"
 #include "node/status.h"
 #include "node/systemd.h"
 #include "node/varz.h"
@@ -373,7 +374,7 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
     uint64_t seed;
     int rc = -1;
     struct server *sv = calloc(1, sizeof(*sv));
-    if (!sv || sodium_init() < 0) {
+    if (!sv || sodium_init() < 0 || reserve_init() != 0) {
         snprintf(err, err_len, "cannot start: out of memory, or no random numbers");
         free(sv);
         config_free(config);

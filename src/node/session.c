@@ -17,6 +17,8 @@
 #include "node/login.h"
 #include "node/pages.h"
 #include "node/proxied.h"
+#include "node/refuse.h"
+#include "node/reserve.h"
 #include "proto/frame.h"
 #include "proto/hello.h"
 #include "proto/http1.h"
@@ -170,19 +172,28 @@ static ssize_t on_prelude(struct stream *s, const uint8_t *buf, size_t n)
     return len == PROXIED_NOTHING ? STREAM_NO_PRELUDE : len;
 }
 
+/* Without memory to spare nothing new begins: established connections live on what there is. */
+static void refuse_for_memory(struct worker *w, struct worker_listener *l)
+{
+    log_limited(LOG_ERROR, "conn", "memory is short: new connections are refused");
+    l->pending = !refuse_next(&w->refusal, (uv_stream_t *)&l->tcp); /* then the worker's tick tries again */
+    if (!l->pending)
+        stats_add(&w->stats, STAT_REFUSED_MEMORY, 1);
+}
+
 void session_accept(struct worker *w, struct worker_listener *l)
 {
     if (l->port_kind == HTTP_MAIN && !limits_accept(w->limits, uv_hrtime())) {
         l->pending = true; /* the worker's tick tries again */
         return;
     }
-    struct conn *c = calloc(1, sizeof(*c));
-    struct login *login = calloc(1, sizeof(*login));
-    if (!c || !login || stream_init(&c->stream, &w->io, &login_ops) != 0) {
+    struct conn *c = NULL;
+    struct login *login = NULL;
+    if (reserve_short() || !(c = calloc(1, sizeof(*c))) || !(login = calloc(1, sizeof(*login))) ||
+        stream_init(&c->stream, &w->io, &login_ops) != 0) {
         free(c);
         free(login);
-        log_limited(LOG_ERROR, "conn", "no memory for a new connection");
-        l->pending = true; /* waits until there is memory: the worker's tick tries again */
+        refuse_for_memory(w, l);
         return;
     }
     l->pending = false;
@@ -458,7 +469,9 @@ void session_admission(struct worker *w, const struct worker_answer *a)
         return;
     if (!a->yes) {
         session_close(c, a->why,
-                      a->why == STAT_CLOSED_ADMIN ? "a mesh peer wants it closed" : "not admitted");
+                      a->why == STAT_CLOSED_ADMIN       ? "a mesh peer wants it closed"
+                      : a->why == STAT_CLOSED_NO_MEMORY ? "no memory"
+                                                        : "not admitted");
     } else if (c->login && c->login->asking) {
         c->login->asking = false;
         if (welcome(c) == 0)

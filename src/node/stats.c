@@ -27,6 +27,8 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_REFUSED_ADDRESS_LIMIT, "refused_address_limit",
             "closed: too many connections before login from one address"),
     COUNTER(STAT_REFUSED_MAX_CLIENTS, "refused_max_clients", "closed: as many clients as max_clients allows"),
+    COUNTER(STAT_REFUSED_MEMORY, "refused_memory", "connections refused: memory is short"),
+    COUNTER(STAT_NO_DESCRIPTOR, "no_descriptor", "seconds in which no file descriptor was left"),
     COUNTER(STAT_REFUSED_ALLOW, "refused_allow", "logins refused: key not in the allow file"),
     COUNTER(STAT_REFUSED_URL, "refused_url", "logins refused: the verify URL said no"),
     COUNTER(STAT_REFUSED_SOCKET, "refused_socket", "logins refused: tailscaled does not know the key"),

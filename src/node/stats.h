@@ -25,6 +25,8 @@ enum stat_id {
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,
+    STAT_REFUSED_MEMORY,     /* closed at once: memory is short */
+    STAT_NO_DESCRIPTOR,      /* seconds in which no descriptor was left: new connections are closed at once */
     STAT_REFUSED_ALLOW,      /* admission: not in the allow file */
     STAT_REFUSED_URL,        /* admission: the verify URL said no */
     STAT_REFUSED_SOCKET,     /* admission: tailscaled does not know the key */

@@ -149,6 +149,9 @@ static void drop_problems(const struct control *c, const struct problems *p)
         {STAT_DROP_MESH_BAD, "malformed packets from a peer"},
         {STAT_REFUSED_LOGIN_LIMIT, "connections refused: too many before login"},
         {STAT_REFUSED_MAX_CLIENTS, "connections refused: max_clients is reached"},
+        {STAT_REFUSED_MEMORY, "connections refused: memory is short"},
+        {STAT_NO_DESCRIPTOR,
+         "seconds without a free descriptor, new connections are closed: raise LimitNOFILE"},
     };
     for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++) {
         uint64_t n = control_stat_recent(c, drops[i].which);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/reserve.h"
 #include "node/stream_parts.h"
 
 enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20 };
@@ -38,7 +39,7 @@ static void on_closed(uv_handle_t *h)
     if (s->ctx)
         SSL_CTX_free(s->ctx);
     s->ctx = NULL;
-    free(s->carry);
+    reserve_free(s->carry);
     s->carry = NULL;
     stream_ws_free(s->ws);
     s->ws = NULL;
@@ -100,13 +101,13 @@ void stream_close(struct stream *s, const char *detail)
 static int keep_carry(struct stream *s, const uint8_t *rest, size_t n)
 {
     if (n == 0) {
-        free(s->carry);
+        reserve_free(s->carry);
         s->carry = NULL;
         s->carry_len = s->carry_cap = 0;
         return 0;
     }
     if (n > s->carry_cap) {
-        uint8_t *p = realloc(s->carry, n);
+        uint8_t *p = reserve_realloc(s->carry, n);
         if (!p)
             return -1;
         s->carry = p;

@@ -4,6 +4,7 @@
  * records of up to 16 KiB, batch after batch, until the queue is empty or the socket takes no more.  A batch that is complete
  * before leaves at once.
  * Fails: what does not fit the queue is lost and counted; a failing write ends the stream. */
+#include "node/reserve.h"
 #include "node/stream_parts.h"
 
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static void on_written(uv_write_t *req, int status)
     } else if (!s->closing) {
         stream_end_with(s, STREAM_END_RESET, uv_strerror(status));
     }
-    free(w);
+    reserve_free(w);
 }
 
 /* Hands the loop's write buffer to the socket; what it does not take waits in a copy. */
@@ -103,7 +104,7 @@ void stream_write_out(struct stream *s)
         if (done == len)
             return;
     }
-    struct pending_write *w = malloc(sizeof(*w) + len - done);
+    struct pending_write *w = reserve_malloc(sizeof(*w) + len - done);
     if (!w) {
         stream_end_with(s, STREAM_END_MEMORY, "no memory");
         return;
@@ -114,7 +115,7 @@ void stream_write_out(struct stream *s)
     uv_buf_t b = uv_buf_init(w->data, w->len);
     int err = uv_write(&w->req, (uv_stream_t *)&s->tcp, &b, 1, on_written);
     if (err) {
-        free(w);
+        reserve_free(w);
         stream_end_with(s, STREAM_END_RESET, uv_strerror(err));
         return;
     }

@@ -245,10 +245,24 @@ static void due(void *ctx, struct conn *c, uint64_t now)
         session_due(ctx, c, now);
 }
 
+/* Once a second, by one worker: nobody else says that connections are closed for want of descriptors. */
+static void look_for_descriptors(struct worker *w)
+{
+    if (w->index != 0 || uv_now(&w->loop) < w->descriptors_due)
+        return;
+    w->descriptors_due = uv_now(&w->loop) + 1000;
+    if (limits_descriptor_left())
+        return;
+    stats_add(&w->stats, STAT_NO_DESCRIPTOR, 1);
+    log_limited(LOG_ERROR, "worker",
+                "no file descriptor is left, new connections are closed: raise LimitNOFILE (ulimit -n)");
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct worker *w = t->data;
     wheel_turn(&w->wheel, uv_now(&w->loop), due, w);
+    look_for_descriptors(w);
     for (int i = 0; i < WORKER_LISTEN_MAX; i++)
         if (w->listeners[i].on && w->listeners[i].pending)
             session_accept(w, &w->listeners[i]);

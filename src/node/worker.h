@@ -12,6 +12,7 @@
 
 #include "node/conn.h"
 #include "node/inbox.h"
+#include "node/refuse.h"
 #include "node/relay.h"
 #include "node/site.h"
 #include "node/stats.h"
@@ -59,6 +60,8 @@ struct worker {
     struct watcher *watchers;          /* derper_watch.c: real derpers that want to know our clients */
     struct dialing *dialing;           /* link_io.c: dials under way */
     struct worker_listener listeners[WORKER_LISTEN_MAX];
+    struct refusal refusal;
+    uint64_t descriptors_due; /* loop time of the next look */
     struct stun_udp stun;
     bool stun_on, started, stopping, rest_stopped;
     uv_timer_t tick;
