@@ -10,6 +10,7 @@
 #include "mesh/lanes.h"
 #include "mesh/learn.h"
 #include "mesh/link.h"
+#include "mesh/liveness.h"
 #include "mesh/paths.h"
 
 static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
@@ -39,17 +40,22 @@ static void clone_refuse(struct mesh *m, struct peer *p)
 static const char *on_pong(struct mesh *m, struct link *l, const struct meshmsg_in *in)
 {
     struct peer *p = l->peer;
-    uint64_t number, at;
-    if (meshmsg_read_ping(in, &number, &at) != 0 || number > l->ping_number)
+    uint64_t number, at, received, rtt = NEVER;
+    if (meshmsg_read_ping(in, &number, &at, &received) != 0 || number > l->ping_number)
         return "malformed message";
     unsigned done = 0;
     for (; done < l->n_marks && l->mark[done].number <= number; done++) {
         l->acked = l->mark[done].bytes;
         if (l->mark[done].number == number)
-            rtt_take(m, l, m->now - l->mark[done].at);
+            rtt = m->now - l->mark[done].at;
     }
     l->n_marks -= done;
     memmove(l->mark, l->mark + done, l->n_marks * sizeof *l->mark);
+    if (rtt != NEVER) {
+        rtt_take(m, l, rtt);
+        liveness_pong(m, l, rtt);
+    }
+    liveness_told(m, l, received);
     if (p->link == l && p->challenger && number >= p->challenge_ping)
         clone_refuse(m, p);
     if (l->state == LINK_UP && announce_pending(l))
@@ -121,14 +127,15 @@ static const char *on_buckets(struct mesh *m, struct link *l, const struct meshm
 /* A message on a proven link.  NULL, or why it has to be closed. */
 static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in)
 {
-    uint64_t number, at;
+    uint64_t number, at, received;
     bool in_use = l->state == LINK_UP;
     switch (type) {
     case MESHMSG_PING:
-        if (meshmsg_read_ping(in, &number, &at) != 0)
+        if (meshmsg_read_ping(in, &number, &at, &received) != 0)
             return "malformed message";
-        meshmsg_pong(&m->out, number, at);
+        meshmsg_pong(&m->out, number, at, l->received);
         link_send(m, l);
+        liveness_told(m, l, received);
         return NULL;
     case MESHMSG_PONG:
         return on_pong(m, l, in);
@@ -165,10 +172,16 @@ static void heard(struct mesh *m, struct link *l)
     bool first = !l->confirmed;
     l->last_rx = m->now;
     l->confirmed = true;
-    if (l->suspect)
-        link_doubt(m, l, false);
-    else if (first && l->peer)
+    if (first && l->peer)
         paths_tell_node(m, l->peer);
+}
+
+/* Data is under way on a link, and if it is a lane, to the same node as its control link leads to. */
+static void busy(struct mesh *m, struct link *l)
+{
+    liveness_busy(m, l);
+    if (l->is_lane && l->peer->direct)
+        liveness_busy(m, l->peer->direct);
 }
 
 void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t len, uint64_t now)
@@ -180,6 +193,7 @@ void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t
     m->count.control_bytes_received += len + FRAME_HEADER_LEN;
     if (!l)
         return;
+    l->received += len + FRAME_HEADER_LEN;
     if (l->state < LINK_CHALLENGE) {
         l->last_rx = now;
         handshake_input(m, l, payload, len);
@@ -202,20 +216,27 @@ void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t
 
 void mesh_link_acked(struct mesh *m, uint64_t id, uint64_t bytes, uint64_t now)
 {
+    enum { DATA_MIN = 1000 }; /* more than pings */
     struct link *l = link_find(m, id);
     m->now = now;
-    if (!l || bytes <= l->tcp_acked)
+    if (!l || l->state < LINK_CHALLENGE || bytes <= l->tcp_acked)
         return;
+    if (bytes - l->tcp_acked >= DATA_MIN)
+        busy(m, l);
     l->tcp_acked = bytes;
-    l->progress_at = now;
-    if (l->suspect)
-        link_doubt(m, l, false);
+    if (!l->has_exporter)
+        return;
+    liveness_progress(m, l);
+    if (l->is_lane && l->peer->direct)
+        liveness_progress(m, l->peer->direct);
 }
 
 void mesh_link_alive(struct mesh *m, uint64_t id, uint64_t now)
 {
     struct link *l = link_find(m, id);
     m->now = now;
-    if (l && l->state >= LINK_CHALLENGE)
-        heard(m, l);
+    if (!l || l->state < LINK_CHALLENGE)
+        return;
+    heard(m, l);
+    busy(m, l);
 }

@@ -19,6 +19,7 @@
 #include "mesh/handshake.h"
 #include "mesh/lanes.h"
 #include "mesh/learn.h"
+#include "mesh/liveness.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
 
@@ -44,7 +45,7 @@ void link_send(struct mesh *m, struct link *l)
 
 void link_mark(struct mesh *m, struct link *l)
 {
-    meshmsg_ping(&m->out, ++l->ping_number, m->now);
+    meshmsg_ping(&m->out, ++l->ping_number, m->now, l->received);
     link_send(m, l);
     l->marked = l->sent;
     if (l->n_marks < LINK_MARKS)
@@ -374,29 +375,20 @@ static bool deadline_tick(struct mesh *m, struct link *l)
     return false;
 }
 
-void link_doubt(struct mesh *m, struct link *l, bool suspect)
+void link_judged(struct mesh *m, struct link *l, bool was_suspect)
 {
     struct peer *p = l->peer;
-    l->suspect = suspect;
-    if (!p)
-        return;
     if (p->direct != l) {
         paths_tell_node(m, p);
         return;
     }
-    if (suspect)
+    if (l->suspect && !was_suspect)
         paths_flapped(m, p);
-    else
+    else if (!l->suspect)
         paths_recovered(m, p);
     paths_update(m);
     paths_tell_node(m, p);
     peer_note(m, p);
-}
-
-/* When the other side last gave a sign of life: bytes of its own, or its TCP took some of ours. */
-static uint64_t sign_of_life(const struct link *l)
-{
-    return l->last_rx > l->progress_at ? l->last_rx : l->progress_at;
 }
 
 static void lane_ping(struct mesh *m, struct link *l)
@@ -408,22 +400,16 @@ static void lane_ping(struct mesh *m, struct link *l)
         return;
     }
     link_mark(m, l);
-    l->next_ping = m->now + MESH_PING_MS;
+    l->next_ping = m->now + liveness_interval(m, l);
 }
 
 void link_tick(struct mesh *m, struct link *l)
 {
-    if (deadline_tick(m, l) || l->state < LINK_CHALLENGE)
+    if (deadline_tick(m, l) || (l->state != LINK_UP && l->state != LINK_LANE))
         return;
-    if (m->now - l->last_rx >= MESH_LINK_DEAD_MS) {
-        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "nothing came in for 60 s");
+    if (!liveness_tick(m, l)) {
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "no answer for 60 s");
         return;
-    }
-    if (l->state != LINK_UP && l->state != LINK_LANE)
-        return;
-    if (!l->suspect && m->now - sign_of_life(l) >= MESH_LINK_SUSPECT_MS) {
-        mesh_log(m, MESH_LOG_DEBUG, "%s is silent peer=%s", l->is_lane ? "lane" : "link", l->peer->name);
-        link_doubt(m, l, true);
     }
     if (l->state == LINK_LANE) {
         if (m->now >= l->next_ping)
@@ -435,21 +421,19 @@ void link_tick(struct mesh *m, struct link *l)
         announce_flush(m, l); /* lone downs go with the ping */
         announce_digest(m, l);
         link_mark(m, l);
-        l->next_ping = m->now + MESH_PING_MS;
+        l->next_ping = m->now + liveness_interval(m, l);
     } else if (m->now >= l->flush_at) {
         announce_flush(m, l);
     }
 }
 
-uint64_t link_next(const struct link *l)
+uint64_t link_next(const struct mesh *m, const struct link *l)
 {
     uint64_t next = l->deadline;
-    if (l->state >= LINK_CHALLENGE && l->last_rx + MESH_LINK_DEAD_MS < next)
-        next = l->last_rx + MESH_LINK_DEAD_MS;
     if (l->state != LINK_UP && l->state != LINK_LANE)
         return next;
-    if (!l->suspect && sign_of_life(l) + MESH_LINK_SUSPECT_MS < next)
-        next = sign_of_life(l) + MESH_LINK_SUSPECT_MS;
+    uint64_t judged = liveness_next(m, l);
+    next = judged < next ? judged : next;
     if (l->next_ping < next)
         next = l->next_ping;
     if (l->sync_missed && l->asked_at + SYNC_MIN_MS < next)

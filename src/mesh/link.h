@@ -13,10 +13,11 @@ void link_send(struct mesh *m, struct link *l);
 void link_mark(struct mesh *m, struct link *l);
 /* Tells the hash of our map if the other side knows another one, and what else depends on the map. */
 void link_map_changed(struct mesh *m, struct link *l);
-/* Whether the link is suspect has changed. */
-void link_doubt(struct mesh *m, struct link *l, bool suspect);
 /* AUTH was verified: the link becomes the peer's, waits for the old instance's answer, or goes. */
 void link_proven(struct mesh *m, struct link *l);
+
+/* suspect or down have changed. */
+void link_judged(struct mesh *m, struct link *l, bool was_suspect);
 
 /* The end of a link, which is freed.  LINK_END_BYE says BYE first (bye), LINK_END_CLOSE only closes,
  * LINK_END_CLOSED: the connection is closed already. */
@@ -28,7 +29,7 @@ void peer_lost(struct mesh *m, struct peer *p, bool was_good);
 
 /* Deadlines, pings, silence, what is due to be told.  May end the link. */
 void link_tick(struct mesh *m, struct link *l);
-uint64_t link_next(const struct link *l);
+uint64_t link_next(const struct mesh *m, const struct link *l);
 void links_free(struct mesh *m);
 
 #endif

@@ -161,7 +161,7 @@ uint64_t mesh_next(const struct mesh *m)
         next = t < next ? t : next;
     }
     for (size_t i = 0; i < m->n_links; i++) {
-        uint64_t t = link_next(m->links[i]);
+        uint64_t t = link_next(m, m->links[i]);
         next = t < next ? t : next;
     }
     return next;

@@ -77,8 +77,7 @@ enum {
     MESH_AUTH_TIMEOUT_MS = 10000, /* HELLO and AUTH done by then */
     MESH_PING_MS = 1000,
     MESH_UNREACH_EVERY_MS = 20,   /* UNREACH on one link is told at most so often */
-    MESH_LINK_SUSPECT_MS = 1500,  /* no pong and nothing received: prefer other paths, say so */
-    MESH_LINK_DEAD_MS = 60000,    /* without any byte: closed */
+    MESH_LINK_DEAD_MS = 60000,    /* without an answer: closed */
     MESH_BACKOFF_MAX_MS = 30000,  /* full jitter up to this */
     MESH_SECOND_DIALER_MS = 5000, /* the side that is not preferred dials too after this */
     MESH_GLEAN_MS = 120000,
@@ -181,7 +180,8 @@ enum mesh_peer_state {
     MESH_PEER_DIALING,
     MESH_PEER_AUTH,
     MESH_PEER_UP,
-    MESH_PEER_SUSPECT,
+    MESH_PEER_SUSPECT, /* it gives no answer */
+    MESH_PEER_SILENT,  /* … for longer: the connection stands, but nothing is expected of it */
     MESH_PEER_REMOVED
 };
 /* Why the path to a node is what it is. */
@@ -233,6 +233,7 @@ struct mesh_counters {
     uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
         refused_clone, refused_lane, refused_lane_peer, refused_lane_replay, refused_lane_auth;
     uint64_t lanes_opened;
+    uint64_t suspects;     /* times that a link gave no answer */
     uint64_t path_changes; /* from one way to another */
     uint64_t unreach_sent, unreach_received;
     uint64_t resyncs_asked;             /* gaps seen in a peer's announcements */

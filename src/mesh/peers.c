@@ -56,7 +56,7 @@ static enum mesh_peer_state state_of(const struct peer *p)
     if (!p->node)
         return MESH_PEER_REMOVED;
     if (p->link)
-        return p->link->suspect ? MESH_PEER_SUSPECT : MESH_PEER_UP;
+        return p->link->down ? MESH_PEER_SILENT : p->link->suspect ? MESH_PEER_SUSPECT : MESH_PEER_UP;
     if (p->derper_link)
         return MESH_PEER_UP;
     if (p->dialing)

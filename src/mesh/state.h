@@ -105,7 +105,11 @@ struct link {
 
     /* Liveness. */
     uint64_t last_rx, next_ping, ping_number;
-    uint64_t tcp_acked, progress_at; /* bytes that its TCP said to be acknowledged, and when that last grew */
+    uint64_t received,
+        told_received; /* bytes of control that came in; that came to the other side, as it says */
+    uint64_t tcp_acked, progress_at; /* bytes that its TCP said to be acknowledged; when anything last was */
+    uint64_t busy_until;             /* data is under way: it is asked more often */
+    uint64_t srtt8, rttvar4; /* of PONGs, RFC 6298: eight times the mean, four times the deviation; ms */
     bool suspect, down;
     struct mark mark[LINK_MARKS]; /* PINGs without an answer, oldest first */
     unsigned n_marks;
@@ -301,8 +305,9 @@ struct mesh {
     const struct derpmap *map;
     const struct derpmap_node *self;
     bool accept_no_exporter;
-    unsigned lanes; /* to dial for each control link that we dialled */
-    uint64_t now;   /* of the call that is running */
+    unsigned lanes;         /* to dial for each control link that we dialled */
+    uint64_t now;           /* of the call that is running */
+    uint64_t stalled_until; /* we stood still: nobody is suspected until then (liveness.c) */
 
     struct pin *pins;
     size_t n_pins;

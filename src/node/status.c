@@ -21,8 +21,9 @@ const char *status_time(char buf[static STATUS_TIME], time_t t)
 const char *status_peer_state(enum mesh_peer_state s)
 {
     static const char *const names[] = {
-        [MESH_PEER_DOWN] = "down", [MESH_PEER_DIALING] = "dialing", [MESH_PEER_AUTH] = "auth",
-        [MESH_PEER_UP] = "up",     [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_REMOVED] = "removed"};
+        [MESH_PEER_DOWN] = "down",      [MESH_PEER_DIALING] = "dialing", [MESH_PEER_AUTH] = "auth",
+        [MESH_PEER_UP] = "up",          [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_SILENT] = "silent",
+        [MESH_PEER_REMOVED] = "removed"};
     return names[s];
 }
 
@@ -66,7 +67,7 @@ static void peer_problems(const struct control *c, const struct problems *p)
             problem(p, "no link to peer %s for %llu s: %s", peer.name,
                     (unsigned long long)(now - since) / 1000,
                     peer.last_error[0] ? peer.last_error : "it has not answered");
-        if (linked && peer.state == MESH_PEER_SUSPECT)
+        if (linked && peer.state == MESH_PEER_SILENT)
             problem(p, "the link to peer %s has fallen silent", peer.name);
         if (linked && peer.map_differs)
             problem(p, "peer %s has another map: give all nodes the same file and reload them", peer.name);
@@ -293,6 +294,7 @@ static const struct {
     MESH_COUNTER(links_closed, 0, "links closed"),
     MESH_COUNTER(control_bytes_sent, 0, "bytes of control messages sent"),
     MESH_COUNTER(control_bytes_received, 0, "bytes of control messages received"),
+    MESH_COUNTER(suspects, 0, "times that a link gave no answer"),
     MESH_COUNTER(path_changes, 0, "ways to a node changed for another"),
     MESH_COUNTER(unreach_sent, 0, "times a neighbour was told that a node cannot be reached over this one"),
     MESH_COUNTER(unreach_received, 0, "times a neighbour said so"),

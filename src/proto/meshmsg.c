@@ -132,9 +132,12 @@ int meshmsg_read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
     return mpread_uint(&r, b);
 }
 
-int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time)
+int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time, uint64_t *received)
 {
-    return meshmsg_read_two(in, number, time);
+    struct mpread r;
+    if (meshmsg_take(&r, in, 3) != 0 || mpread_uint(&r, number) != 0 || mpread_uint(&r, time) != 0)
+        return -1;
+    return mpread_uint(&r, received);
 }
 
 int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code)
@@ -253,14 +256,25 @@ void meshmsg_lane(struct meshmsg *m, const struct meshmsg_lane *lane)
     meshmsg_finish(m);
 }
 
-void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time)
+static void write_ping(struct meshmsg *m, enum meshmsg_type type, uint64_t number, uint64_t time,
+                       uint64_t received)
 {
-    meshmsg_write_two(m, MESHMSG_PING, number, time);
+    msgpack_packer pk;
+    meshmsg_begin(m, &pk, type, 3);
+    msgpack_pack_uint64(&pk, number);
+    msgpack_pack_uint64(&pk, time);
+    msgpack_pack_uint64(&pk, received);
+    meshmsg_finish(m);
 }
 
-void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time)
+void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received)
 {
-    meshmsg_write_two(m, MESHMSG_PONG, number, time);
+    write_ping(m, MESHMSG_PING, number, time, received);
+}
+
+void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received)
+{
+    write_ping(m, MESHMSG_PONG, number, time, received);
 }
 
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code)

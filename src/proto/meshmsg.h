@@ -108,8 +108,9 @@ int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h);
 int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
                       uint8_t mac[static MESHMSG_MAC_LEN]);
 int meshmsg_read_lane(const struct meshmsg_in *in, struct meshmsg_lane *lane);
-/* PING: number, sender's time.  PONG: both of the PING. */
-int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time);
+/* PING: number, sender's time.  PONG: both of the PING.  received: control bytes, headers included, that came to the
+ * sender on this link so far. */
+int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time, uint64_t *received);
 int meshmsg_read_bye(const struct meshmsg_in *in, uint32_t *code);
 int meshmsg_read_info(const struct meshmsg_in *in, uint8_t map_hash[static MESHMSG_HASH_LEN]);
 
@@ -127,8 +128,8 @@ enum meshmsg_bye {
 void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h);
 void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN]);
 void meshmsg_lane(struct meshmsg *m, const struct meshmsg_lane *lane);
-void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time);
-void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time);
+void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received);
+void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received);
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code);
 void meshmsg_info(struct meshmsg *m, const uint8_t map_hash[static MESHMSG_HASH_LEN]);
 

@@ -115,7 +115,8 @@ static void op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
 {
     struct side *s = ctx;
     expect(node == 1 || node == 2);
-    expect((path->via == NODE_NONE) == (path->n == 0));
+    expect(path->via != NODE_NONE || path->n == 0);
+    expect(path->via != node || path->n > 0);
     if (node == 1)
         s->node_link = path->link[0];
 }
@@ -325,7 +326,7 @@ static void structured(struct pipe *p, struct input *in)
         else if (n & 2)
             links(&m, in, n);
         else if (n & 1)
-            meshmsg_pong(&m, byte(in), 0);
+            meshmsg_pong(&m, byte(in), 0, what);
         else
             meshmsg_digest(&m, &(struct meshmsg_digest){{100, what >> 6, n & 1}, n, byte(in)});
         break;

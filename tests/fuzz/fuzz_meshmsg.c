@@ -151,7 +151,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     hello(&in);
     lane(&in);
     meshmsg_read_auth(&in, &id, bytes);
-    meshmsg_read_ping(&in, &a, &b);
+    meshmsg_read_ping(&in, &a, &b, &c);
     meshmsg_read_bye(&in, &type);
     meshmsg_read_info(&in, bytes);
     meshmsg_read_sync_end(&in, &a, &b);

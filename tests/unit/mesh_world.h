@@ -57,8 +57,9 @@ struct world_node {
 /* One connection; side 0 dialled.  A side's link id is 2 × conn + side + 1000. */
 struct world_conn {
     bool used, open[2], silent;
-    bool deaf[2];  /* nothing comes to that side any more (one way dead) */
-    bool ready[2]; /* that side takes data */
+    bool deaf[2];      /* nothing comes to that side any more (one way dead) */
+    bool ready[2];     /* that side takes data */
+    uint64_t acked[2]; /* what that side's TCP says */
     int node[2];
     uint64_t arrives[2]; /* last arrival at that side */
     uint64_t latency;
@@ -66,7 +67,7 @@ struct world_conn {
     size_t in_flight[2], in_flight_max;
 };
 
-enum world_event_type { EV_DIALLED, EV_ACCEPTED, EV_DIAL_FAILED, EV_FRAME, EV_CLOSED };
+enum world_event_type { EV_DIALLED, EV_ACCEPTED, EV_DIAL_FAILED, EV_FRAME, EV_CLOSED, EV_ACKED };
 struct world_event {
     uint64_t at, order;
     enum world_event_type type;
@@ -88,7 +89,9 @@ struct world {
     size_t n_events, cap_events;
     bool cut[WORLD_NODES][WORLD_NODES]; /* no connection can be made, what is sent is lost */
     uint64_t latency_min, latency_max;
-    unsigned lanes; /* of each pair */
+    unsigned lanes;         /* of each pair */
+    uint32_t loss_permille; /* of packets; TCP sends them again */
+    bool acks;              /* the meshes are told what TCP acknowledges */
     uint64_t frames, bytes;
     uint64_t fingerprint; /* of all that was sent: equal for equal seeds */
     size_t sent_this_tick, sent_tick_max;
@@ -252,6 +255,34 @@ static inline void world_arrive(struct world *w, struct world_conn *c, int side,
     world_push(w, e);
 }
 
+static inline bool world_lost(struct world *w)
+{
+    return w->loss_permille && world_below(w, 1000) < w->loss_permille;
+}
+
+/* How much later a frame gets there if packets are lost: TCP sends them again after its timeout, twice as long each time.
+ * (Real ones are faster where later packets show the loss.)  What comes behind it waits: world_arrive. */
+static inline uint64_t world_again(struct world *w, const struct world_conn *c)
+{
+    uint64_t delay = 0, timeout = 2 * c->latency + 200;
+    for (; world_lost(w); timeout *= 2)
+        delay += timeout;
+    return delay;
+}
+
+/* The other side's TCP acknowledges what has come to it, in order or not, unless that packet is lost. */
+static inline void world_ack(struct world *w, struct world_conn *c, int side, uint64_t delay)
+{
+    if (!w->acks || world_lost(w) || c->deaf[side] || c->deaf[!side])
+        return;
+    int node = c->node[side];
+    world_push(w, (struct world_event){.type = EV_ACKED,
+                                       .at = w->now + delay + 2 * c->latency,
+                                       .node = node,
+                                       .incarnation = w->incarnation[node],
+                                       .link = world_link_id(w, c, side)});
+}
+
 /* A side's end of a connection is gone; the other hears of it unless the connection is silent. */
 static inline void world_close_side(struct world *w, struct world_conn *c, int side)
 {
@@ -347,7 +378,11 @@ static inline void world_op_send(void *ctx, uint64_t link, const uint8_t *frame,
     c->in_flight[!side] += payload;
     if (c->in_flight[!side] > c->in_flight_max)
         c->in_flight_max = c->in_flight[!side];
+    uint64_t delay = world_again(w, c), usual = c->latency;
+    world_ack(w, c, side, delay);
+    c->latency += delay;
     world_arrive(w, c, !side, (struct world_event){.type = EV_FRAME, .frame = copy, .len = payload});
+    c->latency = usual;
 }
 
 static inline void world_op_close(void *ctx, uint64_t link, const char *why)
@@ -593,6 +628,10 @@ static inline void world_run_event(struct world *w, struct world_event *e)
             mesh_link_input(x->mesh, e->link, exact, e->len, w->now);
             free(exact);
         }
+        break;
+    case EV_ACKED:
+        if (c->open[side] && !c->silent)
+            mesh_link_acked(x->mesh, e->link, c->acked[side] += 100, w->now);
         break;
     case EV_CLOSED:
         if (c->open[side]) {

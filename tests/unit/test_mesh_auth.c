@@ -316,7 +316,7 @@ static uint64_t play(struct victim *v, struct other *o, bool victim_dials)
     if (!victim_dials &&
         v->closed != link) { /* a dialer says something at once, until then it is sent no data */
         assert_int_not_equal(v->up, link);
-        meshmsg_ping(&m, 1, 1);
+        meshmsg_ping(&m, 1, 1, 0);
         input_msg(v, link, &m);
     }
     return link;
@@ -611,7 +611,7 @@ static void test_out_of_turn(void **state)
             int sent = v->n_sent;
             switch (what) {
             case 0:
-                meshmsg_ping(&m, 1, 1);
+                meshmsg_ping(&m, 1, 1, 0);
                 break;
             case 1:
                 meshmsg_ann(&m, 0, 1, &e, 1);
@@ -848,7 +848,7 @@ static void test_after_the_proof(void **state)
             assert_int_not_equal(v->closed, link);
             break;
         default: /* bytes behind the message */
-            meshmsg_ping(&m, 1, 1);
+            meshmsg_ping(&m, 1, 1, 0);
             m.b[m.n++] = 0;
         }
         input_msg(v, link, &m);

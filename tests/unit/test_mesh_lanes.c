@@ -149,13 +149,11 @@ static void a_silent_lane_is_left_out(void **state)
     two_start(&t, 2000);
     uint64_t silent = path_of(&t, 0)->link[0], other = path_of(&t, 0)->link[1];
     conn_of(&t, silent)->silent = true;
-    world_run(t.w, t.w->now + MESH_LINK_SUSPECT_MS + MESH_PING_MS + 200);
+    world_run(t.w, t.w->now + 2200);
     for (int i = 0; i < 2; i++)
         assert_int_equal(path_of(&t, i)->n, 1);
     assert_true(in_path(path_of(&t, 0), other));
-    mesh_link_alive(t.w->node[0].mesh, silent, t.w->now); /* bytes of data */
-    assert_int_equal(path_of(&t, 0)->n, 2);
-    world_run(t.w, t.w->now + MESH_LINK_SUSPECT_MS + 200);
+    mesh_link_alive(t.w->node[0].mesh, silent, t.w->now); /* what comes in proves nothing */
     assert_int_equal(path_of(&t, 0)->n, 1);
     mesh_link_acked(t.w->node[0].mesh, silent, 1000, t.w->now); /* bytes that its TCP took */
     assert_int_equal(path_of(&t, 0)->n, 2);

@@ -110,7 +110,7 @@ static void test_lane(void **state)
         assert_int_equal(open_copy(&in, &type, &copy, n), -1);
         free(copy);
     }
-    meshmsg_ping(&m, 1, 2); /* too few elements */
+    meshmsg_ping(&m, 1, 2, 3); /* too few elements */
     expect(MESHMSG_PING, &in);
     assert_int_equal(meshmsg_read_lane(&in, &b), -1);
     memset(a.name, 'n', sizeof a.name - 1);
@@ -128,7 +128,7 @@ static void test_small_messages(void **state)
     struct meshmsg_in in;
     struct mesh_key_id id = {{1, 2, 3, 4, 5, 6, 7, 8}}, id2;
     uint8_t mac[MESHMSG_MAC_LEN], mac2[MESHMSG_MAC_LEN];
-    uint64_t a, b;
+    uint64_t received, a, b;
     uint32_t code;
     memset(mac, 0xaa, sizeof mac);
     meshmsg_auth(&m, &id, mac);
@@ -139,14 +139,15 @@ static void test_small_messages(void **state)
     bytes_are("600000002e"
               "9302c4080102030405060708"
               "c420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
-    meshmsg_ping(&m, 300, 5);
-    bytes_are("60000000069303cd012c05");
+    meshmsg_ping(&m, 300, 5, 7);
+    bytes_are("60000000079403cd012c0507");
     expect(MESHMSG_PING, &in);
-    assert_int_equal(meshmsg_read_ping(&in, &a, &b), 0);
+    assert_int_equal(meshmsg_read_ping(&in, &a, &b, &received), 0);
     assert_int_equal(a, 300);
     assert_int_equal(b, 5);
-    meshmsg_pong(&m, 300, UINT64_MAX);
-    bytes_are("600000000e9304cd012ccfffffffffffffffff");
+    assert_int_equal(received, 7);
+    meshmsg_pong(&m, 300, UINT64_MAX, 0);
+    bytes_are("600000000f9404cd012ccfffffffffffffffff00");
     meshmsg_bye(&m, MESHMSG_BYE_MAP);
     bytes_are("6000000003920503");
     expect(MESHMSG_BYE, &in);
