@@ -123,8 +123,8 @@ NODE = {
 }
 # What stands between mesh and node: the mesh itself, and the tables that workers read.
 MESH_DOORS = {"mesh", "routes", "keymap"}
-# The two tables know nothing of the rest of the mesh.
-MESH = {"routes": {"keymap"}, "keymap": set()}
+# The three tables know nothing of the rest of the mesh.
+MESH = {"routes": {"keymap", "nodemap"}, "keymap": set(), "nodemap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
 CLI_CLOSED = {"admin", "derper_peer", "derper_watch", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}

@@ -35,6 +35,7 @@ static void ask(struct mesh *m, struct link *l, bool all)
 void learn_start(struct mesh *m, struct link *l)
 {
     l->peer->synced = false;
+    peer_heard(m, l->peer);
     ask(m, l, false);
 }
 
@@ -120,6 +121,7 @@ static const char *on_begin(struct mesh *m, struct link *l, const struct meshmsg
     if (b.mode != MESHMSG_SYNC_BUCKETS) {
         l->sync_asked = false;
         p->synced = false;
+        peer_heard(m, p);
     }
     m->count.sync_received++;
     return NULL;
@@ -150,6 +152,7 @@ static const char *on_end(struct mesh *m, struct link *l, const struct meshmsg_i
     if (run == MESHMSG_SYNC_FULL)
         places_sync_end(m, p);
     p->synced = true;
+    peer_heard(m, p);
     mesh_log(m, MESH_LOG_DEBUG, "peer's keys are known peer=%s keys=%u", p->name, p->n_keys);
     return NULL;
 }

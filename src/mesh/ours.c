@@ -117,11 +117,11 @@ static void touch(struct mesh *m, int scope, uint32_t slot)
     announce_changed(m, scope, slot, t->up);
 }
 
-/* Whether a client is told of in a scope. */
-static bool visible(const struct local_slot *s, int scope)
+/* Whether a client is told of in a scope.  Other regions hear of homes, and of keys that are at home nowhere that can be
+ * reached: clients that never say where they are at home, and those whose home has just died. */
+static bool visible(const struct mesh *m, const struct local_slot *s, int scope)
 {
-    (void)scope;
-    return s->used;
+    return s->used && (scope == SCOPE_NEAR || s->home || !places_home(m, &s->key));
 }
 
 static uint32_t flags_of(const struct local_slot *s)
@@ -135,7 +135,7 @@ static void settle(struct mesh *m, uint32_t slot, bool changed)
     struct local_slot *s = &m->slot[slot];
     for (int i = 0; i < SCOPES; i++) {
         struct told *t = &s->in[i];
-        bool up = visible(s, i);
+        bool up = visible(m, s, i);
         if (up == t->up && !(up && changed))
             continue;
         if (t->up) {
@@ -259,6 +259,20 @@ void ours_down(struct mesh *m, const struct derp_key *key)
     slot_drop(m, s);
     leaving_add(m, &left);
     ours_derper(m, &left);
+}
+
+void ours_elsewhere(struct mesh *m, const struct derp_key *key)
+{
+    const struct local_slot *s = keymap_count(m->local) ? local_find(m, key) : NULL;
+    if (s)
+        settle(m, (uint32_t)(s - m->slot), false);
+}
+
+void ours_elsewhere_all(struct mesh *m)
+{
+    for (uint32_t i = 0; i < m->n_slots; i++)
+        if (m->slot[i].used && !m->slot[i].home)
+            settle(m, i, false);
 }
 
 /* ---- looking ---- */

@@ -15,6 +15,11 @@ void ours_derper(struct mesh *m, const struct derp_key *key);
 /* Our client of that key (no derper's), or NULL. */
 const struct local_slot *ours_local(const struct mesh *m, const struct derp_key *key);
 
+/* A key has become at home elsewhere or is so no longer, or (all) a peer can be reached or not: who has to know of the
+ * key's connection here may be others now. */
+void ours_elsewhere(struct mesh *m, const struct derp_key *key);
+void ours_elsewhere_all(struct mesh *m);
+
 /* What a scope says of a slot. */
 void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_entry *e);
 /* The oldest slot of a scope's list that has changed after seq, or SLOT_NONE. */

@@ -16,6 +16,7 @@
 #include "mesh/derper.h"
 #include "mesh/lanes.h"
 #include "mesh/link.h"
+#include "mesh/ours.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
@@ -64,8 +65,18 @@ static enum mesh_peer_state state_of(const struct peer *p)
     return p->dial ? MESH_PEER_DIALING : MESH_PEER_DOWN;
 }
 
+void peer_heard(struct mesh *m, struct peer *p)
+{
+    bool heard = p->derper_link || (p->link && !p->link->suspect && p->synced);
+    if (heard == p->heard)
+        return;
+    p->heard = heard;
+    ours_elsewhere_all(m);
+}
+
 void peer_note(struct mesh *m, struct peer *p)
 {
+    peer_heard(m, p);
     enum mesh_peer_state now = state_of(p);
     if (now == p->state)
         return;

@@ -216,6 +216,8 @@ void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
         leaving_add(m, &key);
     if (p->derper)
         ours_derper(m, &key);
+    if (gone.flags & PLACE_HOME)
+        ours_elsewhere(m, &key);
 }
 
 static int slots_reserve(struct peer *p, uint32_t slot)
@@ -251,6 +253,7 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
     if (!first)
         return -1;
     struct place *l = place_find(m, first, p->index);
+    bool was_home = l && l->flags & PLACE_HOME;
     if (l && l->flags & PLACE_GLEANED) {
         m->places.n_gleaned--;
         p->n_keys++;
@@ -276,6 +279,8 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
     place_route(m, pos);
     if (p->derper)
         ours_derper(m, key);
+    if (was_home != ((flags & MESHMSG_HOME) != 0))
+        ours_elsewhere(m, key);
     return 0;
 }
 
@@ -401,6 +406,14 @@ bool places_count(const struct mesh *m, const struct derp_key *key)
 {
     for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
         if (peer_rank(m->peers[l->node]) > 0 || m->peers[l->node]->gone_at != NEVER)
+            return true;
+    return false;
+}
+
+bool places_home(const struct mesh *m, const struct derp_key *key)
+{
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
+        if (l->flags & PLACE_HOME && m->peers[l->node]->heard)
             return true;
     return false;
 }

@@ -174,6 +174,7 @@ struct peer {
     const struct derpmap_node *node; /* in the map; NULL: not in it (any more) */
     bool self, seen;                 /* seen: mark of mesh_set_map */
     bool preferred;                  /* we are the preferred dialer */
+    bool heard;                      /* we hear all that it tells: its set is as we know it */
 
     struct link *link;   /* proven and in use for control */
     struct link *direct; /* proven, and a connection: what data takes */
@@ -352,6 +353,8 @@ struct peer *peer_by_id(const struct mesh *m, const struct node_id *id);
 struct peer *peer_by_dial(const struct mesh *m, uint64_t dial);
 /* 3: a path that works, 2: one in doubt, 1: none, but that is not certain yet; 0: none. */
 int peer_rank(const struct peer *p);
+/* Notes a change of whether we hear all that the peer tells: then who is told of clients that are at home there changes. */
+void peer_heard(struct mesh *m, struct peer *p);
 /* Notes a change of what mesh_peer_info.state says. */
 void peer_note(struct mesh *m, struct peer *p);
 /* WARN; DEBUG for what failed in the same way just before. */

@@ -14,6 +14,18 @@ static inline uint32_t all_bits(int n)
     return (uint32_t)((UINT64_C(1) << n) - 1);
 }
 
+/* Whether node at is told that the key is connected to node i: in the same region always, elsewhere if it is at home there, or
+ * nowhere else. */
+static inline bool model_told(struct world *w, int i, int at, int k)
+{
+    if (i == at || !w->node[i].mesh || !w->node[i].up[k])
+        return false;
+    for (int j = 0; j < w->n; j++)
+        if (j != i && w->node[j].mesh && w->node[j].up[k] && w->node[j].home[k])
+            return i % WORLD_REGIONS == at % WORLD_REGIONS || w->node[i].home[k];
+    return true;
+}
+
 /* Where a node should send a key: home first, then the owner's age, then the smaller node id. */
 static inline int model_best(struct world *w, int at, int k)
 {
@@ -22,7 +34,7 @@ static inline int model_best(struct world *w, int at, int k)
     struct derp_key key = world_key(k);
     for (int i = 0; i < w->n; i++) {
         struct world_node *x = &w->node[i];
-        if (i == at || !x->mesh || !x->up[k])
+        if (!model_told(w, i, at, k))
             continue;
         uint32_t age = ours_local(x->mesh, &key)->age;
         bool better = best < 0;
@@ -63,7 +75,7 @@ static inline void check_links(struct world *w, int i, int j)
     assert_false(a.map_differs);
     uint32_t n = 0;
     for (int k = 0; k < WORLD_KEYS; k++)
-        n += w->node[j].up[k];
+        n += model_told(w, j, i, k);
     assert_int_equal(a.n_keys, n);
 }
 
@@ -74,7 +86,7 @@ static inline void check_key(struct world *w, int i, int k)
     struct mesh_location at[WORLD_NODES];
     size_t n = mesh_where(x->mesh, &key, at, WORLD_NODES), expected = 0;
     for (int j = 0; j < w->n; j++)
-        expected += w->node[j].mesh && w->node[j].up[k];
+        expected += j == i ? x->up[k] : model_told(w, j, i, k);
     assert_int_equal(n, expected);
     for (size_t l = 0; l < n; l++) {
         int j = at[l].node == NODE_NONE ? i : world_of_index(x, at[l].node);
@@ -107,7 +119,7 @@ static inline void check_all(struct world *w)
             check_key(w, i, k);
             bool there = false;
             for (int j = 0; j < w->n; j++)
-                there = there || (j != i && w->node[j].mesh && w->node[j].up[k]);
+                there = there || model_told(w, j, i, k);
             elsewhere += there;
         }
         struct mesh_counters c;

@@ -20,7 +20,7 @@
 #include "mesh/mesh.h"
 #include "proto/wire.h"
 
-enum { WORLD_NODES = 24, WORLD_KEYS = 120, WORLD_CONNS = 1 << 15 };
+enum { WORLD_REGIONS = 3, WORLD_NODES = 24, WORLD_KEYS = 120, WORLD_CONNS = 1 << 15 };
 enum { WORLD_DERPER_LINK = 1 << 30 }; /* from here on: connections to derpers, which tests play themselves */
 
 struct world;
@@ -146,7 +146,7 @@ static inline struct derpmap *world_map(struct world *w, uint32_t nodes, uint32_
         struct derpmap_node *n = &m->nodes[m->n_nodes++];
         n->id = n->name = w->node[i].name;
         n->host_name = w->node[i].host;
-        n->region_id = 900 + i % 3;
+        n->region_id = 900 + i % WORLD_REGIONS;
         n->derp_port = moved >> i & 1 ? 8000 + version : 443;
     }
     return m;
