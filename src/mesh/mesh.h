@@ -225,6 +225,10 @@ struct mesh_location {
 /* All known locations of a key, best first; returns how many (at most max are written). */
 size_t mesh_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
 
+/* Calls one for each key that is elsewhere, with what ops->route was told of it last. */
+void mesh_each_route(const struct mesh *m, void (*one)(void *ctx, const struct derp_key *key, uint32_t node),
+                     void *ctx);
+
 struct mesh_counters {
     uint64_t ann_sent, ann_received, sync_sent, sync_received, refused_hello, refused_auth,
         refused_unknown_peer, refused_pin, bad_message, unknown_message, links_opened, links_closed,

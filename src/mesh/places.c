@@ -410,6 +410,17 @@ bool places_count(const struct mesh *m, const struct derp_key *key)
     return false;
 }
 
+void mesh_each_route(const struct mesh *m, void (*one)(void *ctx, const struct derp_key *key, uint32_t node),
+                     void *ctx)
+{
+    const struct derp_key *key;
+    void *v;
+    for (size_t i = 0; (key = keymap_at(m->places.keys, i, &v)); i++)
+        for (const struct place *l = v; l; l = place_next(m, l))
+            if (l->flags & PLACE_ROUTED)
+                one(ctx, key, l->node);
+}
+
 bool places_home(const struct mesh *m, const struct derp_key *key)
 {
     for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))

@@ -1,5 +1,7 @@
 /* One thread's copy of where keys are: two maps, local connections and remote nodes.
  *
+ * The second one may, very rarely, name a wrong node (nodemap.h); that node then knows better.
+ *
  * Happy path: the control thread's changes come in through the worker's inbox and end in routes_*_set; the relay
  * asks routes_local, then routes_remote.
  * How it fails: a set without memory returns -1 and leaves the former answer in place. */
@@ -8,10 +10,11 @@
 #include <stdlib.h>
 
 #include "mesh/keymap.h"
+#include "mesh/nodemap.h"
 
 struct routes {
-    struct keymap *local;  /* struct conn_ref */
-    struct keymap *remote; /* uint32_t node */
+    struct keymap *local; /* struct conn_ref */
+    struct nodemap *remote;
 };
 
 struct routes *routes_new(uint64_t seed)
@@ -20,7 +23,7 @@ struct routes *routes_new(uint64_t seed)
     if (!r)
         return NULL;
     r->local = keymap_new(sizeof(struct conn_ref), seed);
-    r->remote = keymap_new(sizeof(uint32_t), ~seed);
+    r->remote = nodemap_new(~seed);
     if (!r->local || !r->remote) {
         routes_free(r);
         return NULL;
@@ -33,7 +36,7 @@ void routes_free(struct routes *r)
     if (!r)
         return;
     keymap_free(r->local);
-    keymap_free(r->remote);
+    nodemap_free(r->remote);
     free(r);
 }
 
@@ -60,31 +63,18 @@ void routes_local_del(struct routes *r, const struct derp_key *key, uint64_t gen
 
 uint32_t routes_remote(const struct routes *r, const struct derp_key *key)
 {
-    const uint32_t *v = keymap_get(r->remote, key);
-    return v ? *v : (uint32_t)NODE_NONE;
+    uint32_t node = nodemap_get(r->remote, key);
+    return node == NODEMAP_NONE ? (uint32_t)NODE_NONE : node;
 }
 
 int routes_remote_set(struct routes *r, const struct derp_key *key, uint32_t node)
 {
-    if (node == (uint32_t)NODE_NONE) {
-        keymap_del(r->remote, key);
-        return 0;
-    }
-    uint32_t *v = keymap_put(r->remote, key, NULL);
-    if (!v)
-        return -1;
-    *v = node;
-    return 0;
+    return nodemap_set(r->remote, key, node < NODEMAP_NONE ? node : (uint32_t)NODEMAP_NONE);
 }
 
 const struct derp_key *routes_local_at(const struct routes *r, size_t i)
 {
     return keymap_at(r->local, i, NULL);
-}
-
-const struct derp_key *routes_remote_at(const struct routes *r, size_t i)
-{
-    return keymap_at(r->remote, i, NULL);
 }
 
 size_t routes_n_local(const struct routes *r)
@@ -94,10 +84,10 @@ size_t routes_n_local(const struct routes *r)
 
 size_t routes_n_remote(const struct routes *r)
 {
-    return keymap_count(r->remote);
+    return nodemap_count(r->remote);
 }
 
 size_t routes_bytes(const struct routes *r)
 {
-    return sizeof *r + keymap_bytes(r->local) + keymap_bytes(r->remote);
+    return sizeof *r + keymap_bytes(r->local) + nodemap_bytes(r->remote);
 }

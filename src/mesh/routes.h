@@ -38,9 +38,8 @@ uint32_t routes_remote(const struct routes *r, const struct derp_key *key);
 int routes_remote_set(struct routes *r, const struct derp_key *key,
                       uint32_t node); /* NODE_NONE deletes; 0, -1 no memory */
 
-/* Walks by position: from 0 while it returns a key, changing nothing meanwhile. */
+/* Walks the local ones by position: from 0 while it returns a key, changing nothing meanwhile. */
 const struct derp_key *routes_local_at(const struct routes *r, size_t i);
-const struct derp_key *routes_remote_at(const struct routes *r, size_t i);
 size_t routes_n_local(const struct routes *r);
 size_t routes_n_remote(const struct routes *r);
 size_t routes_bytes(const struct routes *r);

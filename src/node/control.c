@@ -240,6 +240,17 @@ static void close_peer(struct control *c, const struct derp_key *key)
     clients_each(c->clients, key, close_one, &x);
 }
 
+struct telling_routes {
+    struct control *c;
+    uint32_t worker;
+};
+
+static void tell_route(void *ctx, const struct derp_key *key, uint32_t node)
+{
+    const struct telling_routes *x = ctx;
+    control_tell(x->c, x->worker, &(struct inbox_msg){.type = IN_REMOTE_SET, .key = *key, .node = node});
+}
+
 static void on_message(void *ctx, struct inbox_msg *m)
 {
     struct control *c = ctx;
@@ -255,6 +266,10 @@ static void on_message(void *ctx, struct inbox_msg *m)
         return;
     case IN_CLOSE_PEER:
         close_peer(c, &m->key);
+        return;
+    case IN_ROUTES_ASK:
+        if (c->mesh)
+            mesh_each_route(c->mesh, tell_route, &(struct telling_routes){c, (uint32_t)m->number});
         return;
     case IN_GLEAN:
     case IN_UNREACH:

@@ -129,23 +129,38 @@ void derper_watch_gone(struct worker *w, const struct derp_key *key)
     }
 }
 
-static void touch_all(struct watcher *x)
+static void touch_local(struct watcher *x)
 {
     const struct routes *r = x->c->worker->relay.routes;
     const struct derp_key *key;
     for (size_t i = 0; (key = routes_local_at(r, i)); i++)
         if (!keymap_put(x->fresh, key, NULL))
             no_memory(x);
-    for (size_t i = 0; (key = routes_remote_at(r, i)); i++)
-        if (!keymap_put(x->fresh, key, NULL))
-            no_memory(x);
+}
+
+/* A worker keeps no list of the keys that are elsewhere: the control thread has one, and tells each again. */
+static void ask_routes(struct worker *w)
+{
+    struct inbox_msg *m = inbox_msg_new(IN_ROUTES_ASK, 0);
+    if (!m) {
+        log_limited(LOG_ERROR, "derper", "no memory to ask which keys are elsewhere");
+        return;
+    }
+    m->number = w->index;
+    inbox_post(w->control, m);
 }
 
 void derper_watch_touch_all(struct worker *w)
 {
-    for (struct watcher *x = w->watchers; x; x = x->next)
-        if (x->watching)
-            touch_all(x);
+    bool any = false;
+    for (struct watcher *x = w->watchers; x; x = x->next) {
+        if (!x->watching)
+            continue;
+        touch_local(x);
+        any = true;
+    }
+    if (any)
+        ask_routes(w);
 }
 
 /* ---- telling ---- */
@@ -280,8 +295,10 @@ static ssize_t take_frame(struct conn *c, const struct frame *f)
     case FRAME_WATCH_CONNS:
         if (f->len != 0)
             return refuse(c, "WatchConns of wrong length");
-        if (!x->watching)
-            touch_all(x);
+        if (!x->watching) {
+            touch_local(x);
+            ask_routes(w);
+        }
         x->watching = true;
         return 0;
     case FRAME_CLOSE_PEER:

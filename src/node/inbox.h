@@ -38,6 +38,7 @@ enum inbox_type {
     IN_LINK_ALIVE,    /* ref: data came in */
     IN_LINK_CLOSED,   /* ref, bytes: why (NUL-terminated) */
     IN_DIAL_FAILED,   /* number = dial, bytes: why (NUL-terminated) */
+    IN_ROUTES_ASK,    /* number = worker: an IN_REMOTE_SET for each key that is elsewhere, please */
     IN_ADMIT_ASK,     /* key, ref, addr: may this login go on? */
     IN_CLOSE_PEER,    /* key: a derper wants that client closed */
     IN_STOPPED,       /* number = worker: nothing of it runs any more */
