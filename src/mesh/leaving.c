@@ -43,7 +43,7 @@ void leaving_cancel(struct mesh *m, const struct derp_key *key)
 
 void leaving_add(struct mesh *m, const struct derp_key *key)
 {
-    if (ours_local(m, key) || places_count(m, key))
+    if (ours_local(m, key) || places_held(m, key))
         return;
     struct leaving *v = keymap_put(m->leaving, key, NULL);
     if (!v)
@@ -54,13 +54,13 @@ void leaving_add(struct mesh *m, const struct derp_key *key)
         keymap_del(m->leaving, key);
 }
 
-/* Whether a peer may serve keys that we do not know of at the moment. */
+/* Whether a peer may serve keys that we do not know of at the moment: it is away, or silent just now, or has not told all. */
 static bool in_the_dark(const struct mesh *m)
 {
     for (uint32_t i = 1; i < m->n_peers; i++) {
         const struct peer *p = m->peers[i];
         bool unheard = p->path.grade != GRADE_NONE || p->gone_at != NEVER; /* not at all, or over another */
-        if (p->node && !p->derper_link && (p->link ? !p->synced : unheard))
+        if (p->node && !p->derper_link && (p->link ? !p->synced || p->link->suspect : unheard))
             return true;
     }
     return false;
@@ -77,6 +77,8 @@ static void leaving_due(struct mesh *m, const struct key_timer *t, bool dark)
             return;
     }
     keymap_del(m->leaving, &t->key);
+    if (places_held(m, &t->key))
+        return; /* its node can be reached again */
     m->count.gone++;
     m->ops->gone(m->ctx, &t->key);
 }

@@ -343,6 +343,10 @@ static int take_node(struct mesh *m, const struct derpmap_node *n)
         p->dial_at = NEVER;
     }
     derper_set(m, p, !p->self && !p->link && m->ops->is_derper && m->ops->is_derper(m->ctx, n));
+    if (!p->node && !p->self) { /* new, or back: not heard of yet, so keys may be there */
+        p->gone_at = m->now + MESH_UNREACHABLE_MS;
+        p->gone_cursor = 0;
+    }
     p->node = n;
     peer_schedule(m, p);
     peer_note(m, p);

@@ -174,6 +174,17 @@ void place_sum(struct peer *p, const struct place *l, const struct derp_key *key
     p->root ^= meshmsg_entry_hash(l->slot, key, place_flags(l), l->age);
 }
 
+/* May have left already, or a peer that was lost has it: when another place goes, the wait begins anew. */
+static bool in_doubt(const struct mesh *m, const struct derp_key *key)
+{
+    if (leaving_has(m, key))
+        return true;
+    for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
+        if (m->peers[l->node]->gone_at != NEVER)
+            return true;
+    return false;
+}
+
 /* Takes a peer's place out of the entry at pos.  announced: its owner said so. */
 void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
 {
@@ -212,7 +223,7 @@ void place_remove(struct mesh *m, size_t pos, struct peer *p, bool announced)
     }
     if (!last && gone.flags & PLACE_ROUTED)
         route_tell(m, pos, p->index);
-    if (announced)
+    if (announced || in_doubt(m, &key))
         leaving_add(m, &key);
     if (p->derper)
         ours_derper(m, &key);
@@ -402,10 +413,10 @@ void places_unglean(struct mesh *m, struct peer *p)
 
 /* ---- looking ---- */
 
-bool places_count(const struct mesh *m, const struct derp_key *key)
+bool places_held(const struct mesh *m, const struct derp_key *key)
 {
     for (const struct place *l = keymap_get(m->places.keys, key); l; l = place_next(m, l))
-        if (peer_rank(m->peers[l->node]) > 0 || m->peers[l->node]->gone_at != NEVER)
+        if (peer_rank(m->peers[l->node]) > 0)
             return true;
     return false;
 }

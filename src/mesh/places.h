@@ -36,10 +36,10 @@ void places_rank_changed(struct mesh *m, struct peer *p);
 void places_announce(struct mesh *m, const struct peer *p);
 
 void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
-/* Whether the key is anywhere as far as we know: what a peer had counts until its keys were said to be gone. */
-bool places_count(const struct mesh *m, const struct derp_key *key);
 /* Whether the key is at home at a peer that we hear of. */
 bool places_home(const struct mesh *m, const struct derp_key *key);
+/* Whether a peer that can be reached says that it serves the key. */
+bool places_held(const struct mesh *m, const struct derp_key *key);
 uint32_t places_highest_age(const struct mesh *m, const struct derp_key *key);
 size_t places_where(const struct mesh *m, const struct derp_key *key, struct mesh_location *out, size_t max);
 

@@ -107,6 +107,17 @@ bool places_drop(struct mesh *m, struct peer *p, uint32_t max, bool certain)
     return true;
 }
 
+/* Whether a key of a peer that was lost may be at another one, which was lost later and will be judged in its turn. */
+static bool pending(const struct mesh *m, const struct place *first, const struct peer *p)
+{
+    for (const struct place *l = first; l; l = place_next(m, l)) {
+        const struct peer *other = m->peers[l->node];
+        if (other != p && other->gone_at != NEVER && other->gone_cursor == 0)
+            return true;
+    }
+    return false;
+}
+
 bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_t max)
 {
     uint32_t end = p->n_slots + p->n_old;
@@ -116,10 +127,7 @@ bool places_gone(struct mesh *m, const struct peer *p, uint32_t *cursor, uint32_
             continue;
         void *v;
         struct derp_key key = *keymap_at(m->places.keys, at - 1, &v);
-        bool reachable = ours_local(m, &key);
-        for (struct place *l = v; l && !reachable; l = place_next(m, l))
-            reachable = place_reachable(m, l);
-        if (reachable)
+        if (ours_local(m, &key) || places_held(m, &key) || leaving_has(m, &key) || pending(m, v, p))
             continue;
         m->count.gone++;
         m->ops->gone(m->ctx, &key);
