@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-STAGES=(format includes build-gcc build-clang unit asan tsan fuzz integration integration-asan faults docker demo bench)
+STAGES=(format includes build-gcc build-clang unit sim asan tsan fuzz integration integration-asan faults docker demo bench)
 QUICK=(format includes unit)
 LOGS=$ROOT/build/logs
 LONG=${DERPMESH_LONG:-}
@@ -151,6 +151,33 @@ stage_tsan() {
     need cmake ninja gcc ctest
     export TSAN_OPTIONS=second_deadlock_stack=1
     unit_tests tsan
+}
+
+# ---- the mesh simulator ----
+
+# sim_seeds PRESET ARGS...: random schedules of faults, each one test.
+sim_seeds() {
+    local preset=$1 out rc=0 ran failed
+    shift
+    cmake_build "$preset" sim || { count 0 1 && return; }
+    out=$(mktemp)
+    no_randomisation "build/$preset/tests/sim/sim" --jobs "$JOBS" "$@" 2>&1 | tee "$out" || rc=$?
+    read -r ran failed < <(sed -n 's/^\([0-9]*\) schedules, .*: \([0-9]*\) failed$/\1 \2/p' "$out") || true
+    rm -f "$out"
+    ran=${ran:-0} failed=${failed:-0}
+    if [ "$rc" != 0 ] && [ "$failed" = 0 ] || [ "$ran" = 0 ]; then failed=1; fi
+    count $((ran > failed ? ran - failed : 0)) "$failed"
+}
+
+# Faults of the past, the same seeds each time, and others each time.  One that fails is named with how to run it again.
+stage_sim() {
+    local some=1000 many=3000
+    need cmake ninja gcc
+    [ -z "$LONG" ] || many=50000
+    sim_seeds release --past tests/sim/seeds.txt --seeds "$some" --first 1
+    sim_seeds release --seeds "$many" --first "$((SRANDOM + 1000000))"
+    export ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+    sim_seeds asan --seeds 150 --first "$((SRANDOM + 1000000))"
 }
 
 # ---- fuzzing ----
