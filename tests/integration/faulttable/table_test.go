@@ -161,9 +161,12 @@ func (x *mesh) quiet(t *testing.T, in touched) {
 			}
 			return
 		}
-		if p.Lost != 0 || p.Late != 0 {
-			t.Errorf("%s -> %s has nothing to do with it, but of %d packets %d were lost and %d late", a.Node.Name, b.Node.Name,
-				p.Sent, p.Lost, p.Late)
+		// A busy machine makes a link look suspect; then packets may go round it, and be late, but come.
+		if p.Late != 0 {
+			t.Logf("%s -> %s has nothing to do with it: of %d packets %d late", a.Node.Name, b.Node.Name, p.Sent, p.Late)
+		}
+		if p.Lost != 0 {
+			t.Errorf("%s -> %s has nothing to do with it, but of %d packets %d were lost", a.Node.Name, b.Node.Name, p.Sent, p.Lost)
 		}
 		if n := b.Gone(a.Key()); n != 0 {
 			t.Errorf("at %s the member at %s was called gone %d times", b.Node.Name, a.Node.Name, n)
