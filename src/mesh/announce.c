@@ -227,7 +227,8 @@ void announce_flush(struct mesh *m, struct link *l)
         else
             l->flush_at = l->sync_last + SYNC_MIN_MS;
     }
-    while (announce_pending(l) && l->sent - l->acked < LINK_WINDOW) {
+    while (announce_pending(l) &&
+           l->sent - l->acked < (l->is_tunnel ? (uint64_t)TUNNEL_WINDOW : LINK_WINDOW)) {
         if (l->sync_running == RUN_CHANGES && l->told >= l->sync_target)
             sync_end(m, l);
         else if (l->ann_cursor != SLOT_NONE)

@@ -12,6 +12,7 @@
 
 #include "mesh/lanes.h"
 #include "mesh/link.h"
+#include "mesh/tunnel.h"
 
 enum { REFUSAL_LOG_MS = 5000 };
 
@@ -191,6 +192,10 @@ static bool hello_names(struct mesh *m, struct link *l)
             name, h->region, name);
         return false;
     }
+    if (l->is_tunnel && p->index != l->tunnel.other) {
+        handshake_refuse(m, l, REFUSE_NAME, "reason=\"a tunnel in another node's name\" name=\"%s\"", name);
+        return false;
+    }
     l->peer = p;
     return true;
 }
@@ -360,9 +365,12 @@ static void on_auth(struct mesh *m, struct link *l, const struct meshmsg_in *in)
     }
     if (!pin_check(m, l))
         return;
-    m->ops->link_ready(m->ctx, l->id, l->peer->index); /* before our AUTH: data may come back at once */
+    if (!l->is_tunnel)
+        m->ops->link_ready(m->ctx, l->id, l->peer->index); /* before our AUTH: data may come back at once */
     if (!l->dialer)
         auth_send(m, l);
+    if (l->is_tunnel)
+        tunnel_seal(l);
     auth_secret(&l->auth, "derpmesh/1 lanes", l->lane_secret);
     auth_wipe(&l->auth);
     link_proven(m, l);

@@ -12,6 +12,7 @@
 #include "mesh/link.h"
 #include "mesh/liveness.h"
 #include "mesh/paths.h"
+#include "mesh/tunnel.h"
 
 static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
 {
@@ -58,7 +59,7 @@ static const char *on_pong(struct mesh *m, struct link *l, const struct meshmsg_
     liveness_told(m, l, received);
     if (p->link == l && p->challenger && number >= p->challenge_ping)
         clone_refuse(m, p);
-    if (l->state == LINK_UP && announce_pending(l))
+    if (announce_pending(l))
         announce_flush(m, l);
     return NULL;
 }
@@ -104,7 +105,7 @@ static const char *on_sync_req(struct mesh *m, struct link *l, const struct mesh
     struct meshmsg_moment held;
     if (meshmsg_read_sync_req(in, &held) != 0)
         return "malformed message";
-    if (l->state == LINK_UP) {
+    if (l->state == LINK_UP || l->state == LINK_SPARE) {
         announce_sync(m, l, &held);
     } else if (l->state == LINK_CHALLENGE) {
         l->sync_wanted = true;
@@ -119,7 +120,7 @@ static const char *on_buckets(struct mesh *m, struct link *l, const struct meshm
     struct meshmsg_moment held;
     if (meshmsg_read_buckets(in, &held, bucket) != 0)
         return "malformed message";
-    if (l->state == LINK_UP)
+    if (l->telling)
         announce_buckets(m, l, &held, bucket);
     return NULL;
 }
@@ -157,6 +158,8 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
         return paths_links(m, l, in);
     case MESHMSG_UNREACH:
         return paths_unreach(m, l, in);
+    case MESHMSG_TUNNEL:
+        return tunnel_input(m, l, in);
     case MESHMSG_HELLO:
     case MESHMSG_AUTH:
     case MESHMSG_LANE:
@@ -187,24 +190,30 @@ static void busy(struct mesh *m, struct link *l)
 void mesh_link_input(struct mesh *m, uint64_t id, const uint8_t *payload, size_t len, uint64_t now)
 {
     struct link *l = link_find(m, id);
-    struct meshmsg_in in;
-    uint32_t type;
     m->now = now;
     m->count.control_bytes_received += len + FRAME_HEADER_LEN;
-    if (!l)
-        return;
+    if (l)
+        link_input(m, l, payload, len);
+}
+
+void link_input(struct mesh *m, struct link *l, const uint8_t *payload, size_t len)
+{
+    struct meshmsg_in in;
+    uint32_t type;
     l->received += len + FRAME_HEADER_LEN;
     if (l->state < LINK_CHALLENGE) {
-        l->last_rx = now;
+        l->last_rx = m->now;
         handshake_input(m, l, payload, len);
         return;
     }
     heard(m, l);
     const char *why = NULL;
-    if (len > MESHMSG_MAX)
+    if (len > MESHMSG_TUNNEL_MAX)
         why = "a control message over the limit";
     else if (meshmsg_open(&in, &type, payload, len) != 0)
         why = "malformed message";
+    else if (len > MESHMSG_MAX && type != MESHMSG_TUNNEL)
+        why = "a control message over the limit";
     bool bye = !why && type == MESHMSG_BYE;
     if (!why)
         why = dispatch(m, l, type, &in);

@@ -22,6 +22,7 @@
 #include "mesh/liveness.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
+#include "mesh/tunnel.h"
 
 struct link *link_find(const struct mesh *m, uint64_t id)
 {
@@ -36,11 +37,21 @@ uint64_t link_rtt(const struct link *l)
     return l->rtt_min[0] < l->rtt_min[1] ? l->rtt_min[0] : l->rtt_min[1];
 }
 
+void link_send_frame(struct mesh *m, struct link *l, const struct meshmsg *msg)
+{
+    l->sent += msg->n;
+    m->count.control_bytes_sent += msg->n;
+    m->ops->send(m->ctx, l->id, msg->b, msg->n);
+}
+
 void link_send(struct mesh *m, struct link *l)
 {
+    if (!l->is_tunnel) {
+        link_send_frame(m, l, &m->out);
+        return;
+    }
     l->sent += m->out.n;
-    m->count.control_bytes_sent += m->out.n;
-    m->ops->send(m->ctx, l->id, m->out.b, m->out.n);
+    tunnel_send(m, l);
 }
 
 void link_mark(struct mesh *m, struct link *l)
@@ -54,7 +65,7 @@ void link_mark(struct mesh *m, struct link *l)
 
 void link_map_changed(struct mesh *m, struct link *l)
 {
-    if (l->state != LINK_UP)
+    if (l->state != LINK_UP && l->state != LINK_SPARE)
         return;
     announce_scope(m, l);
     if (memcmp(l->map_told, m->map->hash, sizeof l->map_told) == 0)
@@ -80,40 +91,99 @@ void peer_lost(struct mesh *m, struct peer *p, bool was_good)
 {
     if (p->direct)
         p->lost_at = m->now;
-    p->link = p->direct = NULL;
-    p->synced = false;
-    p->down_at = m->now;
+    if (p->link == p->direct)
+        p->link = NULL;
+    p->direct = NULL;
     p->attempts = was_good ? 0 : p->attempts + 1;
     lanes_link_lost(m, p);
     if (p->node && !p->stopped)
         paths_flapped(m, p);
+    tunnel_carrier_lost(m, p);
     paths_update(m);
+    link_choose(m, p);
 }
 
 static void link_use(struct mesh *m, struct link *l);
+
+/* ---- direct or over another node ---- */
+
+/* Hears the peer on this link from now on. */
+static void link_take(struct mesh *m, struct peer *p, struct link *l)
+{
+    if (p->link) {
+        p->link->state = LINK_SPARE;
+        p->link->used_at = m->now;
+    }
+    p->link = l;
+    p->down_at = NEVER;
+    p->dropping = false;
+    l->state = LINK_UP;
+    l->used_at = m->now;
+    link_map_changed(m, l);
+    learn_start(m, l);
+}
+
+void link_choose(struct mesh *m, struct peer *p)
+{
+    struct link *l = p->link;
+    if (!p->tunnel || (p->direct && p->link != p->direct && paths_direct(m, p) == GRADE_UP))
+        l = p->direct;
+    else if (!p->direct || p->direct->down)
+        l = p->tunnel;
+    else if (!l)
+        l = p->direct;
+    if (l == p->link && l)
+        return;
+    if (l) {
+        mesh_log(m, MESH_LOG_INFO, "control goes %s peer=%s", l->is_tunnel ? l->from : "over the direct link",
+                 p->name);
+        link_take(m, p, l);
+    } else if (p->down_at == NEVER) {
+        p->synced = false;
+        p->down_at = m->now;
+    }
+    peer_note(m, p);
+}
+
+static void link_ended_tunnel(struct mesh *m, struct peer *p, const struct link *l, const char *why)
+{
+    bool proven = l == p->tunnel;
+    mesh_log(m, proven ? MESH_LOG_INFO : MESH_LOG_DEBUG, "tunnel ended peer=%s %s why=\"%s\"", p->name,
+             l->from, why);
+    tunnel_ended(m, p, l);
+    if (p->link == l)
+        p->link = NULL;
+    if (proven)
+        link_choose(m, p);
+}
 
 void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshmsg_bye bye, const char *why)
 {
     struct peer *p = l->peer;
     char text[sizeof p->last_error];
+    bool control = p && (l == p->direct || l == p->tunnel);
     snprintf(text, sizeof text, "%s", why);
     if (how == LINK_END_BYE && l->state >= LINK_CHALLENGE) {
         meshmsg_bye(&m->out, bye);
         link_send(m, l);
     }
-    if (how != LINK_END_CLOSED)
+    if (how != LINK_END_CLOSED && l->is_tunnel)
+        tunnel_close(m, l);
+    else if (how != LINK_END_CLOSED)
         m->ops->close(m->ctx, l->id, text);
     m->count.links_closed++;
     link_remove(m, l);
-    if (p && l == p->link) {
+    if (p && l == p->direct) {
         mesh_log(m, MESH_LOG_WARN, "link down peer=%s from=%s why=\"%s\"", p->name, l->from, text);
         peer_error(p, "%s", text);
         peer_lost(m, p, m->now - l->up_at >= LINK_GOOD_MS);
-        if (p->challenger) {
-            struct link *next = p->challenger;
-            p->challenger = NULL;
-            link_use(m, next);
-        }
+    } else if (p && l->is_tunnel) {
+        link_ended_tunnel(m, p, l, text);
+    }
+    if (control && !p->link && p->challenger && p->challenger != l) {
+        struct link *next = p->challenger;
+        p->challenger = NULL;
+        link_use(m, next);
     }
     if (p && l == p->challenger)
         p->challenger = NULL;
@@ -136,13 +206,18 @@ void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshms
 
 void links_free(struct mesh *m)
 {
-    for (size_t i = 0; i < m->n_links; i++) {
-        struct link *l = m->links[i];
-        if (l->state >= LINK_CHALLENGE) {
+    for (int tunnels = 1; tunnels >= 0; tunnels--) /* they need their carriers */
+        for (size_t i = 0; i < m->n_links; i++) {
+            struct link *l = m->links[i];
+            if (l->is_tunnel != tunnels || l->state < LINK_CHALLENGE)
+                continue;
             meshmsg_bye(&m->out, MESHMSG_BYE_STOP);
             link_send(m, l);
         }
-        m->ops->close(m->ctx, l->id, "this node stops");
+    for (size_t i = 0; i < m->n_links; i++) {
+        struct link *l = m->links[i];
+        if (!l->is_tunnel)
+            m->ops->close(m->ctx, l->id, "this node stops");
         auth_wipe(&l->auth);
         sodium_memzero(l, sizeof *l);
         free(l);
@@ -180,19 +255,53 @@ static void lame(struct mesh *m, struct link *l)
     announce_stop(l);
 }
 
+/* A proven tunnel: for control while there is no direct connection that answers. */
+static void tunnel_use(struct mesh *m, struct link *l, bool same_instance)
+{
+    struct peer *p = l->peer;
+    if (p->tunnel)
+        lame(m, p->tunnel);
+    if (p->link && p->link == p->tunnel)
+        p->link = NULL;
+    p->tunnel = l;
+    l->state = LINK_SPARE;
+    l->used_at = l->next_ping = m->now;
+    p->stopped = false;
+    if (!same_instance && p->direct) { /* of the instance that is gone */
+        struct link *old = p->direct;
+        lame(m, old);
+        peer_lost(m, p, true);
+    }
+    peer_learn(m, p, l);
+    mesh_log(m, MESH_LOG_INFO, "tunnel up peer=%s %s", p->name, l->from);
+    link_choose(m, p);
+    if (l->sync_wanted)
+        announce_sync(m, l, &l->held);
+}
+
 /* The link is the peer's from now on. */
 static void link_use(struct mesh *m, struct link *l)
 {
     struct peer *p = l->peer;
-    struct link *old = p->link;
-    l->state = LINK_UP;
+    struct link *old = p->direct;
+    bool same = memcmp(p->instance, l->theirs.instance, sizeof p->instance) == 0;
     l->deadline = NEVER;
-    p->link = p->direct = l;
+    if (l->is_tunnel) {
+        tunnel_use(m, l, same);
+        return;
+    }
+    if (p->tunnel && !same)
+        lame(m, p->tunnel);
+    if (p->tunnel && !same)
+        p->tunnel = NULL;
+    if (p->link && p->link != p->tunnel)
+        p->link = NULL;
+    p->direct = l;
     derper_set(m, p, false); /* the settings are wrong, or old: it speaks our protocol */
     p->stopped = false;
     p->down_at = NEVER;
     p->dropping = false;
-    lanes_link_used(m, p, memcmp(p->instance, l->theirs.instance, sizeof p->instance) == 0);
+    lanes_link_used(m, p, same);
     p->redial = false;
     p->last_error[0] = 0;
     if (old)
@@ -211,8 +320,7 @@ static void link_use(struct mesh *m, struct link *l)
     paths_update(m);
     peer_schedule(m, p);
     peer_note(m, p);
-    link_map_changed(m, l);
-    learn_start(m, l);
+    link_take(m, p, l);
     if (l->sync_wanted)
         announce_sync(m, l, &l->held);
 }
@@ -239,14 +347,16 @@ static void challenge(struct mesh *m, struct link *l)
 void link_proven(struct mesh *m, struct link *l)
 {
     struct peer *p = l->peer;
-    struct link *old = p->link;
+    const struct link *old = l->is_tunnel ? p->tunnel : p->direct;
     m->count.links_opened++;
     l->up_at = m->now;
     l->state = LINK_CHALLENGE;
     l->confirmed = l->dialer;
     if (l == p->dialing)
         p->dialing = NULL;
-    if (old && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
+    if (l == p->tunnel_dialing)
+        p->tunnel_dialing = NULL;
+    if (p->link && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
         challenge(m, l);
         return;
     }
@@ -262,7 +372,7 @@ void link_proven(struct mesh *m, struct link *l)
 
 /* ---- opening and closing ---- */
 
-static struct link *link_new(struct mesh *m, uint64_t id, const struct mesh_link_info *info)
+struct link *link_new(struct mesh *m, uint64_t id, const struct mesh_link_info *info)
 {
     if (m->n_links == m->cap_links) {
         size_t cap = m->cap_links ? m->cap_links * 2 : 16;
@@ -369,6 +479,7 @@ static bool deadline_tick(struct mesh *m, struct link *l)
         link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE, "another link of this pair stays");
         return true;
     case LINK_UP:
+    case LINK_SPARE:
     case LINK_LANE:
         break;
     }
@@ -379,7 +490,8 @@ void link_judged(struct mesh *m, struct link *l, bool was_suspect)
 {
     struct peer *p = l->peer;
     if (p->direct != l) {
-        paths_tell_node(m, p);
+        if (l->is_lane)
+            paths_tell_node(m, p);
         return;
     }
     if (l->suspect && !was_suspect)
@@ -388,6 +500,7 @@ void link_judged(struct mesh *m, struct link *l, bool was_suspect)
         paths_recovered(m, p);
     paths_update(m);
     paths_tell_node(m, p);
+    link_choose(m, p);
     peer_note(m, p);
 }
 
@@ -403,12 +516,24 @@ static void lane_ping(struct mesh *m, struct link *l)
     l->next_ping = m->now + liveness_interval(m, l);
 }
 
+/* Whether a tunnel that we opened has no more use: control goes over the direct connection again, and that lasts. */
+static bool tunnel_is_over(const struct mesh *m, const struct link *l)
+{
+    const struct peer *p = l->peer;
+    return l->dialer && l->state == LINK_SPARE && paths_direct(m, p) == GRADE_UP &&
+           m->now - l->used_at >= TUNNEL_STAY_MS;
+}
+
 void link_tick(struct mesh *m, struct link *l)
 {
-    if (deadline_tick(m, l) || (l->state != LINK_UP && l->state != LINK_LANE))
+    if (deadline_tick(m, l) || (l->state != LINK_UP && l->state != LINK_LANE && l->state != LINK_SPARE))
         return;
-    if (!liveness_tick(m, l)) {
-        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, "no answer for 60 s");
+    if (l->is_tunnel && tunnel_is_over(m, l)) {
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE, "the direct link is in use again");
+        return;
+    }
+    if (!liveness_tick(m, l) || (l->is_tunnel && l->down)) {
+        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_SILENT, l->is_tunnel ? "no answer" : "no answer for 60 s");
         return;
     }
     if (l->state == LINK_LANE) {
@@ -416,7 +541,10 @@ void link_tick(struct mesh *m, struct link *l)
             lane_ping(m, l);
         return;
     }
-    learn_tick(m, l);
+    if (l == l->peer->direct)
+        link_choose(m, l->peer);
+    if (l->state == LINK_UP)
+        learn_tick(m, l);
     if (m->now >= l->next_ping) {
         announce_flush(m, l); /* lone downs go with the ping */
         announce_digest(m, l);
@@ -430,7 +558,7 @@ void link_tick(struct mesh *m, struct link *l)
 uint64_t link_next(const struct mesh *m, const struct link *l)
 {
     uint64_t next = l->deadline;
-    if (l->state != LINK_UP && l->state != LINK_LANE)
+    if (l->state != LINK_UP && l->state != LINK_LANE && l->state != LINK_SPARE)
         return next;
     uint64_t judged = liveness_next(m, l);
     next = judged < next ? judged : next;

@@ -7,6 +7,14 @@
 struct link *link_find(const struct mesh *m, uint64_t id);
 /* The windowed minimum of its round-trip times, NEVER: not known yet. */
 uint64_t link_rtt(const struct link *l);
+struct link *link_new(struct mesh *m, uint64_t id,
+                      const struct mesh_link_info *info); /* NULL without memory */
+/* One control message came in, or out of a tunnel.  May end the link. */
+void link_input(struct mesh *m, struct link *l, const uint8_t *payload, size_t len);
+/* Which of a peer's direct connection and tunnel control uses. */
+void link_choose(struct mesh *m, struct peer *p);
+/* Sends the message in msg over a connection. */
+void link_send_frame(struct mesh *m, struct link *l, const struct meshmsg *msg);
 /* Sends the message in m->out. */
 void link_send(struct mesh *m, struct link *l);
 /* Sends a PING whose PONG will acknowledge all that was sent before it. */

@@ -32,7 +32,7 @@ enum {
 /* Whether its TCP's acknowledgements are the other side's.  Those of a proxy are not, a tunnel has none. */
 static bool sees_acks(const struct link *l)
 {
-    return l->has_exporter;
+    return l->has_exporter && !l->is_tunnel;
 }
 
 static uint64_t pong_time(const struct link *l)

@@ -21,6 +21,7 @@
 #include "mesh/paths.h"
 #include "mesh/places.h"
 #include "mesh/state.h"
+#include "mesh/tunnel.h"
 
 const char *mesh_printable(char *out, size_t cap, const char *s)
 {
@@ -157,7 +158,8 @@ uint64_t mesh_next(const struct mesh *m)
     next = left < next ? left : next;
     next = paths < next ? paths : next;
     for (uint32_t i = 1; i < m->n_peers; i++) {
-        uint64_t t = peer_next(m, m->peers[i]);
+        uint64_t t = peer_next(m, m->peers[i]), tunnel = tunnel_next(m->peers[i]);
+        t = tunnel < t ? tunnel : t;
         next = t < next ? t : next;
     }
     for (size_t i = 0; i < m->n_links; i++) {
@@ -172,6 +174,8 @@ void mesh_tick(struct mesh *m, uint64_t now)
     m->now = now;
     for (uint32_t i = 1; i < m->n_peers; i++)
         peer_tick(m, m->peers[i]);
+    for (uint32_t i = 1; i < m->n_peers; i++)
+        tunnel_tick(m, m->peers[i]);
     for (size_t i = 0; i < m->n_links;) {
         const struct link *l = m->links[i];
         link_tick(m, m->links[i]);
@@ -241,9 +245,12 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
         .id = p->id,
         .region_id = p->node ? p->node->region_id : 0,
         .state = p->state,
-        .link = p->link ? p->link->id : p->derper_link,
+        .link = p->direct ? p->direct->id : p->derper_link,
+        .control_via = !p->link             ? (uint32_t)NODE_NONE
+                       : p->link->is_tunnel ? p->link->tunnel.via
+                                            : p->index,
         .derper = p->derper,
-        .dialed_by_us = p->link && p->link->dialer,
+        .dialed_by_us = p->direct && p->direct->dialer,
         .rtt_ms = rtt_of(p->direct),
         .via = p->path.via,
         .cost_ms = p->path.cost,

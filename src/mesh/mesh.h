@@ -182,6 +182,7 @@ enum mesh_peer_state {
     MESH_PEER_UP,
     MESH_PEER_SUSPECT, /* it gives no answer */
     MESH_PEER_SILENT,  /* … for longer: the connection stands, but nothing is expected of it */
+    MESH_PEER_TUNNEL,  /* no direct connection, but it is heard over another node */
     MESH_PEER_REMOVED
 };
 /* Why the path to a node is what it is. */
@@ -198,7 +199,8 @@ struct mesh_peer_info {
     struct node_id id;
     int region_id;
     enum mesh_peer_state state;
-    uint64_t link; /* 0 if none */
+    uint64_t link;        /* the direct connection; 0 if none */
+    uint32_t control_via; /* control goes over this node; itself: directly; NODE_NONE: not at all */
     bool dialed_by_us;
     unsigned lanes;   /* that data may take now */
     bool derper;      /* a real one: n_keys are its clients */
@@ -237,6 +239,8 @@ struct mesh_counters {
     uint64_t refused_version, refused_replay, refused_reflection, refused_name, refused_key, refused_exporter,
         refused_clone, refused_lane, refused_lane_peer, refused_lane_replay, refused_lane_auth;
     uint64_t lanes_opened;
+    uint64_t tunnels_opened, tunnelled, tunnel_refused,
+        tunnel_bad;        /* tunnelled: messages passed on for others */
     uint64_t suspects;     /* times that a link gave no answer */
     uint64_t path_changes; /* from one way to another */
     uint64_t unreach_sent, unreach_received;

@@ -56,8 +56,10 @@ static enum mesh_peer_state state_of(const struct peer *p)
 {
     if (!p->node)
         return MESH_PEER_REMOVED;
+    if (p->direct)
+        return p->direct->down ? MESH_PEER_SILENT : p->direct->suspect ? MESH_PEER_SUSPECT : MESH_PEER_UP;
     if (p->link)
-        return p->link->down ? MESH_PEER_SILENT : p->link->suspect ? MESH_PEER_SUSPECT : MESH_PEER_UP;
+        return MESH_PEER_TUNNEL;
     if (p->derper_link)
         return MESH_PEER_UP;
     if (p->dialing)
@@ -147,7 +149,7 @@ static bool is_wanted(const struct mesh *m, const struct peer *p)
         return false;
     if (p->derper)
         return !p->derper_link && p->node->region_id == m->peers[0]->node->region_id;
-    return m->keys.n > 0 && (!p->link || p->redial);
+    return m->keys.n > 0 && (!p->direct || p->redial);
 }
 
 uint64_t peer_backoff(unsigned attempts)
@@ -286,6 +288,8 @@ static struct peer *peer_add(struct mesh *m, const char *name)
     p->self = m->n_peers == 0;
     p->preferred = !p->self && dials_first(m->peers[0]->name, name);
     p->dial_at = p->down_at = p->gone_at = p->settle_at = p->grace_at = p->lanes_until = NEVER;
+    p->tunnel_at = NEVER;
+    p->tunnel_avoid = NODE_NONE;
     p->path.via = p->path_told.via = p->path.better = NODE_NONE;
     for (uint32_t i = 0; i < MESH_LANES_MAX; i++)
         p->lane[i].dial_at = NEVER;
@@ -337,7 +341,7 @@ static int take_node(struct mesh *m, const struct derpmap_node *n)
         return -1;
     p->seen = true;
     if (p->node && m->map && !p->self && !derpmap_node_same(p->node, n)) {
-        p->redial = p->link != NULL;
+        p->redial = p->direct != NULL;
         derper_set(m, p, false); /* another place: dialled anew below */
         p->attempts = 0;
         p->dial_at = NEVER;

@@ -34,9 +34,11 @@ enum {
     LINK_NEW_MS = 3000,       /* two links younger than this: the preferred dialer's stays */
     LINK_LAME_MS = 500,       /* the other one is closed after this */
     LINK_CHALLENGE_MS = 1500, /* the old instance has so long to answer */
-    LANE_PINGS_MAX = 5,      /* of a silent lane while its control link is not silent: then it is made anew */
-    LINK_GOOD_MS = 10000,    /* up for so long: backoff begins anew */
-    LINK_WINDOW = 256 << 10, /* announced bytes under way on one link */
+    LANE_PINGS_MAX = 5,   /* of a silent lane while its control link is not silent: then it is made anew */
+    LINK_GOOD_MS = 10000, /* up for so long: backoff begins anew */
+    TUNNEL_WINDOW = 128 << 10, /* the same on a tunnel: it is others' traffic to the node between */
+    TUNNEL_STAY_MS = 3000,     /* a tunnel stays so long once the direct connection is in use again */
+    LINK_WINDOW = 256 << 10,   /* announced bytes under way on one link */
     LINK_MARK_EVERY = 64 << 10,
     LINK_MARKS = 16,
     DERPER_SETTLE_MS = 3000,      /* a derper that names no more clients for so long has named all, … */
@@ -59,14 +61,16 @@ enum grade { GRADE_NONE, GRADE_DOWN, GRADE_SUSPECT, GRADE_UP };
 enum link_state {
     /*  HELLO ── theirs is good ──> AUTH ── proven ──> UP ── another link stays ──> LAME
      *                                 └── proven, but another instance is connected ──> CHALLENGE ──> UP
-     *  lanes: HELLO or ASKED ── proven ──> LANE ── out of use ──> LAME (see lanes.c) */
+     *  lanes: HELLO or ASKED ── proven ──> LANE ── out of use ──> LAME (see lanes.c)
+     *  a connection and a tunnel to one peer: UP is the one in use, SPARE the other */
     LINK_HELLO,
     LINK_AUTH,
     LINK_ASKED,
     LINK_CHALLENGE,
     LINK_UP,
     LINK_LAME,
-    LINK_LANE
+    LINK_LANE,
+    LINK_SPARE
 };
 
 struct mark {
@@ -80,6 +84,15 @@ enum { SCOPE_NEAR, SCOPE_FAR, SCOPES };
 enum sync_run { RUN_NONE, RUN_FULL, RUN_CHANGES, RUN_BUCKETS };
 
 struct peer;
+
+/* A tunnel's way and its keys: see tunnel.c. */
+struct tunnel {
+    uint64_t number;     /* chosen by its dialer */
+    uint32_t other, via; /* index of the node at the other end, and of the one between */
+    bool sealed;
+    uint8_t out_key[KEY_LEN], in_key[KEY_LEN];
+    uint64_t out_counter, in_counter;
+};
 
 struct link {
     uint64_t id;
@@ -97,6 +110,10 @@ struct link {
     unsigned lonely; /* a lane's: pings without an answer while the control link was well */
     /* Something came behind the dialer's proof, so it has ours and takes data; always so for the dialer. */
     bool confirmed;
+
+    bool is_tunnel;
+    struct tunnel tunnel;
+    uint64_t used_at; /* when it came into use, or went out of it */
 
     bool is_lane;
     struct meshmsg_lane lane;             /* a lane's: what its dialer asked */
@@ -178,6 +195,13 @@ struct peer {
 
     struct link *link;   /* proven and in use for control */
     struct link *direct; /* proven, and a connection: what data takes */
+    struct link *tunnel; /* proven, over another node */
+    struct link *tunnel_dialing;
+    uint64_t tunnel_at, tunnel_avoid_until;
+    unsigned tunnel_attempts;
+    uint32_t tunnel_avoid;
+    uint64_t pass_at, tunnels_at; /* what it may have passed on over us, and open to us */
+    uint32_t pass_left;
     struct link *challenger;
     uint64_t challenge_ping;
     uint64_t dial;        /* under way; 0: none */
@@ -336,7 +360,10 @@ struct mesh {
     unsigned seen_next;
     uint64_t refusal_logged[N_REFUSALS], refusal_held[N_REFUSALS];
     struct mesh_counters count;
-    struct meshmsg out; /* scratch for the message being written */
+    uint64_t last_tunnel;
+    struct meshmsg out;     /* scratch for the message being written */
+    struct meshmsg wrapped; /* … for the TUNNEL around it */
+    uint8_t sealed[MESHMSG_MAX + 16], plain[MESHMSG_MAX + 16];
 };
 
 /* mesh.c */

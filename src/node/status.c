@@ -21,9 +21,9 @@ const char *status_time(char buf[static STATUS_TIME], time_t t)
 const char *status_peer_state(enum mesh_peer_state s)
 {
     static const char *const names[] = {
-        [MESH_PEER_DOWN] = "down",      [MESH_PEER_DIALING] = "dialing", [MESH_PEER_AUTH] = "auth",
-        [MESH_PEER_UP] = "up",          [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_SILENT] = "silent",
-        [MESH_PEER_REMOVED] = "removed"};
+        [MESH_PEER_DOWN] = "down",     [MESH_PEER_DIALING] = "dialing", [MESH_PEER_AUTH] = "auth",
+        [MESH_PEER_UP] = "up",         [MESH_PEER_SUSPECT] = "suspect", [MESH_PEER_SILENT] = "silent",
+        [MESH_PEER_TUNNEL] = "tunnel", [MESH_PEER_REMOVED] = "removed"};
     return names[s];
 }
 
@@ -294,6 +294,10 @@ static const struct {
     MESH_COUNTER(links_closed, 0, "links closed"),
     MESH_COUNTER(control_bytes_sent, 0, "bytes of control messages sent"),
     MESH_COUNTER(control_bytes_received, 0, "bytes of control messages received"),
+    MESH_COUNTER(tunnels_opened, 0, "tunnels opened to nodes that control did not reach otherwise"),
+    MESH_COUNTER(tunnelled, 0, "messages of tunnels between other nodes passed on"),
+    MESH_COUNTER(tunnel_refused, 0, "messages of tunnels refused"),
+    MESH_COUNTER(tunnel_bad, 0, "messages in tunnels that were changed, lost or repeated"),
     MESH_COUNTER(suspects, 0, "times that a link gave no answer"),
     MESH_COUNTER(path_changes, 0, "ways to a node changed for another"),
     MESH_COUNTER(unreach_sent, 0, "times a neighbour was told that a node cannot be reached over this one"),

@@ -350,6 +350,9 @@ static void test_gone_after_sync(void **state)
     (void)state;
     struct pair p = cluster_up(24, 3);
     struct world *w = p.w;
+    mesh_set_carrying(w->node[2].mesh, &(struct mesh_carrying){.transit_off = true}, w->now); /* no tunnel */
+    world_touch(w, 2);
+    world_run(w, w->now + 300);
     world_client_up(w, 0, 1, true);
     world_client_up(w, 0, 2, true);
     world_run(w, w->now + 500);
@@ -381,6 +384,9 @@ static void test_no_gone_in_the_dark(void **state)
     (void)state;
     struct pair p = cluster_up(38, 3);
     struct world *w = p.w;
+    mesh_set_carrying(w->node[0].mesh, &(struct mesh_carrying){.transit_off = true}, w->now); /* no tunnel */
+    world_touch(w, 0);
+    world_run(w, w->now + 300);
     int side;
     world_client_up(w, 0, 1, true);
     world_run(w, w->now + 500);
