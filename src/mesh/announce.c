@@ -108,6 +108,27 @@ void announce_scope(struct mesh *m, struct link *l)
         due_for_sync(m, l);
 }
 
+/* ---- one key ---- */
+
+void mesh_not_here(struct mesh *m, const struct derp_key *key, const struct node_id *entry, uint64_t now)
+{
+    struct peer *p = peer_by_id(m, entry);
+    m->now = now;
+    struct link *l = p ? p->link : NULL;
+    if (!l || l->state != LINK_UP || ours_told(m, l->scope, key))
+        return; /* told: it has come meanwhile, or its leaving is held back */
+    if (now - l->not_here_at >= NOT_HERE_MS) {
+        l->not_here_at = now;
+        l->not_here_n = 0;
+    }
+    if (++l->not_here_n > NOT_HERE_MAX)
+        return;
+    struct meshmsg_moment at = {.boot = m->boot, .seq = m->scope[l->scope].seq, .scope = (uint32_t)l->scope};
+    meshmsg_not_here(&m->out, &at, key);
+    link_send(m, l);
+    m->count.not_here_sent++;
+}
+
 /* ---- telling ---- */
 
 static void sync_begin(struct mesh *m, struct link *l)

@@ -154,6 +154,8 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_ANN:
     case MESHMSG_DIGEST:
         return in_use ? learn_input(m, l, type, in) : NULL;
+    case MESHMSG_NOTHERE:
+        return in_use ? learn_not_here(m, l, in) : NULL;
     case MESHMSG_LINKS:
         return paths_links(m, l, in);
     case MESHMSG_UNREACH:

@@ -182,11 +182,20 @@ static const char *on_ann(struct mesh *m, struct link *l, const struct meshmsg_i
     return why;
 }
 
+static void ask_buckets(struct mesh *m, struct link *l)
+{
+    uint64_t bucket[MESHMSG_BUCKETS_N];
+    struct meshmsg_moment held = held_of(l->peer);
+    places_buckets(m, l->peer, bucket);
+    l->buckets_asked = true;
+    meshmsg_buckets(&m->out, &held, bucket);
+    link_send(m, l);
+}
+
 /* Our copy of the peer's set is not what it should be though nothing is missing: a fault of one of the two programs. */
 static void heal(struct mesh *m, struct link *l, const struct meshmsg_digest *d)
 {
     struct peer *p = l->peer;
-    uint64_t bucket[MESHMSG_BUCKETS_N];
     m->count.digests_bad++;
     p->digest_bad++;
     mesh_log(m, MESH_LOG_WARN,
@@ -197,10 +206,7 @@ static void heal(struct mesh *m, struct link *l, const struct meshmsg_digest *d)
         ask(m, l, true);
         return;
     }
-    places_buckets(m, p, bucket);
-    l->buckets_asked = true;
-    meshmsg_buckets(&m->out, &d->at, bucket);
-    link_send(m, l);
+    ask_buckets(m, l);
 }
 
 static const char *on_digest(struct mesh *m, struct link *l, const struct meshmsg_in *in)
@@ -224,6 +230,30 @@ static const char *on_digest(struct mesh *m, struct link *l, const struct meshms
         return NULL;
     }
     heal(m, l, &d);
+    return NULL;
+}
+
+/* ---- one key ---- */
+
+const char *learn_not_here(struct mesh *m, struct link *l, const struct meshmsg_in *in)
+{
+    struct peer *p = l->peer;
+    struct meshmsg_moment at;
+    struct derp_key key;
+    if (meshmsg_read_not_here(in, &at, &key) != 0)
+        return MALFORMED;
+    m->count.not_here_received++;
+    if (place_unglean(m, p, &key) || !place_announced(m, p, &key))
+        return NULL;
+    /* It was told of the key, or will be told that it has left: what the two say of different moments is no contradiction. */
+    if (!p->synced || l->sync_asked || l->sync_missed || l->buckets_asked || at.boot != p->set_boot ||
+        at.scope != p->set_scope || at.seq != p->in_seq || m->now - l->asked_at < SYNC_MIN_MS)
+        return NULL;
+    m->count.not_here_disagreed++;
+    mesh_log(m, MESH_LOG_WARN, "a key is not where its node says it is, asking for those that differ peer=%s",
+             p->name);
+    l->asked_at = m->now;
+    ask_buckets(m, l);
     return NULL;
 }
 

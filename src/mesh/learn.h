@@ -11,4 +11,7 @@ void learn_tick(struct mesh *m, struct link *l);
 /* A message of one of these types on a proven link in use.  NULL, or why the link has to be closed. */
 const char *learn_input(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in);
 
+/* The peer says that a key is not there, in answer to a frame.  NULL, or why the link has to be closed. */
+const char *learn_not_here(struct mesh *m, struct link *l, const struct meshmsg_in *in);
+
 #endif

@@ -169,6 +169,9 @@ void mesh_derper_closed(struct mesh *m, uint64_t link, const char *why, uint64_t
 /* A data frame from this key came over the link of that node: replies find their way for MESH_GLEAN_MS. */
 void mesh_glean(struct mesh *m, const struct derp_key *key, const struct node_id *node, uint64_t now);
 
+/* A data frame that named this node as its destination came in from that node for a key that is not here: it is told. */
+void mesh_not_here(struct mesh *m, const struct derp_key *key, const struct node_id *entry, uint64_t now);
+
 /* ---- looking ---- */
 
 /* The index of a node, NODE_NONE if unknown.  Indices are small, and stay with a Name for the mesh's life. */
@@ -249,6 +252,8 @@ struct mesh_counters {
     uint64_t sync_changes_sent,
         sync_buckets_sent; /* of sync_sent: only what had changed, only some buckets */
     uint64_t entries_sent, entries_received;
+    uint64_t not_here_sent, not_here_received,
+        not_here_disagreed; /* disagreed: it should be there as far as we know */
     uint64_t n_remote_keys;
     uint64_t bytes; /* memory of the key tables */
 };

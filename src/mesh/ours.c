@@ -288,6 +288,12 @@ void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_e
     }
 }
 
+bool ours_told(const struct mesh *m, int scope, const struct derp_key *key)
+{
+    const struct local_slot *s = local_find(m, key);
+    return s && s->in[scope].up;
+}
+
 uint32_t ours_since(const struct mesh *m, int scope, uint64_t seq)
 {
     uint32_t found = SLOT_NONE;

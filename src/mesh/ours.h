@@ -22,6 +22,8 @@ void ours_elsewhere_all(struct mesh *m);
 
 /* What a scope says of a slot. */
 void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_entry *e);
+/* Whether a scope says that the key is here. */
+bool ours_told(const struct mesh *m, int scope, const struct derp_key *key);
 /* The oldest slot of a scope's list that has changed after seq, or SLOT_NONE. */
 uint32_t ours_since(const struct mesh *m, int scope, uint64_t seq);
 /* The 1024 bucket hashes of a scope: a walk over all slots. */

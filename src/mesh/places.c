@@ -369,6 +369,21 @@ void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key)
     place_route(m, pos);
 }
 
+bool place_unglean(struct mesh *m, struct peer *p, const struct derp_key *key)
+{
+    struct place *first = keymap_get(m->places.keys, key);
+    const struct place *l = first ? place_find(m, first, p->index) : NULL;
+    if (!l || !(l->flags & PLACE_GLEANED))
+        return false;
+    place_remove(m, keymap_find(m->places.keys, key), p, false); /* its timer finds nothing */
+    return true;
+}
+
+bool place_announced(const struct mesh *m, const struct peer *p, const struct derp_key *key)
+{
+    return place_of(m, p, key) != NULL;
+}
+
 static void glean_expire(struct mesh *m, const struct key_timer *t)
 {
     size_t pos = keymap_find(m->places.keys, &t->key);

@@ -36,6 +36,10 @@ void places_rank_changed(struct mesh *m, struct peer *p);
 void places_announce(struct mesh *m, const struct peer *p);
 
 void place_glean(struct mesh *m, struct peer *p, const struct derp_key *key);
+/* The peer says that the key is not there.  True if it was gleaned, and is forgotten. */
+bool place_unglean(struct mesh *m, struct peer *p, const struct derp_key *key);
+/* Whether the peer has announced the key. */
+bool place_announced(const struct mesh *m, const struct peer *p, const struct derp_key *key);
 /* Whether the key is at home at a peer that we hear of. */
 bool places_home(const struct mesh *m, const struct derp_key *key);
 /* Whether a peer that can be reached says that it serves the key. */

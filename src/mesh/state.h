@@ -49,6 +49,8 @@ enum {
     BACKOFF_LOST_MS = 1500, /* the most for FORGET_MS after a link was lost */
     SYNC_MIN_MS = 1000,     /* syncs of one link are at least so far apart */
     DIGEST_MS = 30000,
+    NOT_HERE_MS = 1000, /* in so long a peer is told of … */
+    NOT_HERE_MAX = 32,  /* … so many keys that they are not here */
     FORGET_MS =
         300000, /* without a link for so long: a peer's places go; until then only changes are asked for */
     REPLAY_RING = 256,
@@ -148,6 +150,8 @@ struct link {
     uint64_t told;        /* seq */
     uint32_t ann_cursor;  /* oldest slot not told */
     uint64_t flush_at, digest_at;
+    uint64_t not_here_at; /* when the counting of NOTHERE began */
+    unsigned not_here_n;
 
     /* What we hear: see learn.c. */
     bool sync_asked;    /* and its BEGIN has not come */

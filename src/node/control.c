@@ -187,6 +187,9 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
     if (!c->mesh)
         return;
     switch (m->type) {
+    case IN_NOT_HERE:
+        mesh_not_here(c->mesh, &m->key, &m->node_id, now);
+        return;
     case IN_GLEAN:
         mesh_glean(c->mesh, &m->key, &m->node_id, now);
         return;
@@ -272,6 +275,7 @@ static void on_message(void *ctx, struct inbox_msg *m)
             mesh_each_route(c->mesh, tell_route, &(struct telling_routes){c, (uint32_t)m->number});
         return;
     case IN_GLEAN:
+    case IN_NOT_HERE:
     case IN_UNREACH:
     case IN_LINK_OPEN:
     case IN_LINK_CONTROL:

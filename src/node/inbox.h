@@ -31,6 +31,7 @@ enum inbox_type {
     IN_CLIENT_ACTIVE, /* key, ref: a frame came from a connection that was not the active one */
     IN_CLIENT_DOWN,   /* key, ref */
     IN_GLEAN,         /* key, node_id */
+    IN_NOT_HERE,      /* key, node_id: a frame from that node, for a key that is not here */
     IN_UNREACH,       /* ref, node_id: a packet of that link for that node could not be handed on */
     IN_LINK_OPEN,     /* ref, link_info (from: bytes), flag: to a real derper */
     IN_DERPER_KEYS,   /* ref, bytes: DERPER_RECORD_LEN each: a key is there, or has left */

@@ -41,6 +41,8 @@ struct relay_ops {
     void (*home)(void *ctx, struct conn *c);
     /* A key not known in the mesh sent through that node. */
     void (*glean)(void *ctx, const struct derp_key *key, const struct node_id *node);
+    /* That node sent a packet here for a key that is not here. */
+    void (*not_here)(void *ctx, const struct derp_key *key, const struct node_id *node);
     /* A packet that came on this link for that node could not be handed on (at most every MESH_UNREACH_EVERY_MS a node). */
     void (*unreach)(void *ctx, struct conn *link, const struct node_id *node);
     /* A control frame's payload came on a link. */
@@ -68,6 +70,8 @@ struct relay {
     uint32_t last_transit;     /* a guess: the node that the last packet in transit was for */
     struct relay_batch *batch; /* by worker */
     struct derp_key last_gleaned;
+    struct derp_key last_not_here; /* the key that a node was told of, … */
+    uint64_t not_here_at;          /* … and when (ms) */
     size_t payload; /* of the frames that the last relay_client_input took, without their headers */
 };
 

@@ -18,7 +18,7 @@
 #include "proto/frame.h"
 #include "proto/wire.h"
 
-enum { CONTROL_MAX = 64 << 10, CONTROL_MAX_BEFORE_AUTH = 4 << 10 };
+enum { CONTROL_MAX = 64 << 10, CONTROL_MAX_BEFORE_AUTH = 4 << 10, NOT_HERE_EVERY_MS = 100 };
 
 /* ---- to a node ---- */
 
@@ -139,9 +139,21 @@ static void transit(struct relay *r, struct conn *from, const struct run *run, c
     }
 }
 
+/* The node where the packet entered the mesh has to know better: seldom for one key. */
+static void tell_not_here(struct relay *r, const struct conn *from, const struct run *run)
+{
+    uint64_t now = uv_now(from->stream.io->loop);
+    if (now - r->not_here_at < NOT_HERE_EVERY_MS && key_equal(&r->last_not_here, &run->dst))
+        return;
+    r->not_here_at = now;
+    r->last_not_here = run->dst;
+    r->ops->not_here(r->ctx, &run->dst, &run->src_node);
+}
+
 /* For a client that is not here: once more, to where it has just gone; never back. */
 static void redirect(struct relay *r, const struct conn *from, const struct run *run)
 {
+    tell_not_here(r, from, run);
     uint32_t node = routes_remote(r->routes, &run->dst);
     bool back = node < r->n_nodes && (node == from->node ||
                                       memcmp(&r->nodes[node].id, &run->src_node, sizeof(run->src_node)) == 0);

@@ -138,15 +138,25 @@ static void relay_home(void *ctx, struct conn *c)
     worker_tell(ctx, IN_CLIENT_HOME, c, c->home);
 }
 
-static void relay_glean(void *ctx, const struct derp_key *key, const struct node_id *node)
+static void tell_key(struct worker *w, enum inbox_type type, const struct derp_key *key,
+                     const struct node_id *node)
 {
-    struct worker *w = ctx;
-    struct inbox_msg *m = inbox_msg_new(IN_GLEAN, 0);
+    struct inbox_msg *m = inbox_msg_new(type, 0);
     if (!m)
         return;
     m->key = *key;
     m->node_id = *node;
     inbox_post(w->control, m);
+}
+
+static void relay_glean(void *ctx, const struct derp_key *key, const struct node_id *node)
+{
+    tell_key(ctx, IN_GLEAN, key, node);
+}
+
+static void relay_not_here(void *ctx, const struct derp_key *key, const struct node_id *node)
+{
+    tell_key(ctx, IN_NOT_HERE, key, node);
 }
 
 static void relay_unreach(void *ctx, struct conn *link, const struct node_id *node)
@@ -215,6 +225,7 @@ static const struct relay_ops relay_ops = {.catch_up = relay_catch_up,
                                            .active = relay_active,
                                            .home = relay_home,
                                            .glean = relay_glean,
+                                           .not_here = relay_not_here,
                                            .unreach = relay_unreach,
                                            .link_control = relay_link_control,
                                            .slow_down = relay_slow_down,

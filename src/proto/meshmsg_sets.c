@@ -98,6 +98,14 @@ int meshmsg_read_buckets(const struct meshmsg_in *in, struct meshmsg_moment *hel
     return mpread_bin_exact(&r, (uint8_t *)bucket, MESHMSG_BUCKETS_N * sizeof *bucket);
 }
 
+int meshmsg_read_not_here(const struct meshmsg_in *in, struct meshmsg_moment *at, struct derp_key *key)
+{
+    struct mpread r;
+    if (meshmsg_take(&r, in, 4) != 0 || read_moment(&r, at) != 0)
+        return -1;
+    return mpread_bin_exact(&r, key->b, KEY_LEN);
+}
+
 int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e)
 {
     struct mpread *r = &entries->r;
@@ -204,5 +212,14 @@ void meshmsg_buckets(struct meshmsg *m, const struct meshmsg_moment *held,
     meshmsg_begin(m, &pk, MESHMSG_BUCKETS, 4);
     pack_moment(&pk, held);
     meshmsg_pack_bin(&pk, bucket, MESHMSG_BUCKETS_N * sizeof *bucket);
+    meshmsg_finish(m);
+}
+
+void meshmsg_not_here(struct meshmsg *m, const struct meshmsg_moment *at, const struct derp_key *key)
+{
+    msgpack_packer pk;
+    meshmsg_begin(m, &pk, MESHMSG_NOTHERE, 4);
+    pack_moment(&pk, at);
+    meshmsg_pack_bin(&pk, key->b, KEY_LEN);
     meshmsg_finish(m);
 }

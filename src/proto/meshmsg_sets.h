@@ -81,6 +81,8 @@ int meshmsg_read_ann(const struct meshmsg_in *in, uint64_t *prev, uint64_t *seq,
 int meshmsg_read_digest(const struct meshmsg_in *in, struct meshmsg_digest *d);
 int meshmsg_read_buckets(const struct meshmsg_in *in, struct meshmsg_moment *held,
                          uint64_t bucket[static MESHMSG_BUCKETS_N]);
+/* A key that is not in the sender's set at that moment of it. */
+int meshmsg_read_not_here(const struct meshmsg_in *in, struct meshmsg_moment *at, struct derp_key *key);
 /* 1: an entry, 0: no more, -1: malformed. */
 int meshmsg_entry_next(struct meshmsg_entries *entries, struct meshmsg_entry *e);
 
@@ -94,5 +96,6 @@ void meshmsg_ann(struct meshmsg *m, uint64_t prev, uint64_t seq, const struct me
 void meshmsg_digest(struct meshmsg *m, const struct meshmsg_digest *d);
 void meshmsg_buckets(struct meshmsg *m, const struct meshmsg_moment *held,
                      const uint64_t bucket[static MESHMSG_BUCKETS_N]);
+void meshmsg_not_here(struct meshmsg *m, const struct meshmsg_moment *at, const struct derp_key *key);
 
 #endif

@@ -253,6 +253,13 @@ static void inject(struct pipe *p, const uint8_t *payload, size_t len)
     free(exact);
 }
 
+static void not_here(struct meshmsg *m, uint8_t k, uint64_t seq)
+{
+    struct meshmsg_moment at = {.boot = 100, .seq = seq, .scope = k >> 7};
+    struct derp_key key = key_of(k);
+    meshmsg_not_here(m, &at, &key);
+}
+
 /* A question of the peer. */
 static void asked(struct meshmsg *m, uint32_t n, uint64_t seq)
 {
@@ -325,6 +332,8 @@ static void structured(struct pipe *p, struct input *in)
             unreach(&m, in);
         else if (n & 2)
             links(&m, in, n);
+        else if (n == 5)
+            not_here(&m, byte(in), what >> 6);
         else if (n & 1)
             meshmsg_pong(&m, byte(in), 0, what);
         else

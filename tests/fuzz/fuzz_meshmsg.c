@@ -90,6 +90,12 @@ static void sets(const struct meshmsg_in *in)
         expect(b.count == b2.count && b.since == b2.since && b.slots == b2.slots);
         expect(memcmp(b.bitmap, b2.bitmap, sizeof b.bitmap) == 0);
     }
+    struct derp_key key, key2;
+    if (meshmsg_read_not_here(in, &at, &key) == 0) {
+        meshmsg_not_here(&out, &at, &key);
+        again = reopen(MESHMSG_NOTHERE);
+        expect(meshmsg_read_not_here(&again, &at2, &key2) == 0 && same(&at, &at2) && key_equal(&key, &key2));
+    }
     if (meshmsg_read_digest(in, &d) == 0) {
         meshmsg_digest(&out, &d);
         again = reopen(MESHMSG_DIGEST);

@@ -15,11 +15,11 @@
 
 /* What the relay asked of its worker. */
 struct asked {
-    unsigned active, home, glean, unreach, control, slow_down, slow_down_other, close, catch_up;
+    unsigned active, home, glean, not_here, unreach, control, slow_down, slow_down_other, close, catch_up;
     struct conn *active_conn, *closed_conn;
     enum stat_id why;
-    struct derp_key gleaned;
-    struct node_id gleaned_at, unreached;
+    struct derp_key gleaned, missed;
+    struct node_id gleaned_at, unreached, missed_at;
     struct conn_ref slowed;
     uint8_t control_bytes[64 << 10];
     size_t control_len;
@@ -63,6 +63,14 @@ static inline void rig_on_glean(void *ctx, const struct derp_key *key, const str
     g->asked.glean++;
     g->asked.gleaned = *key;
     g->asked.gleaned_at = *node;
+}
+
+static inline void rig_on_not_here(void *ctx, const struct derp_key *key, const struct node_id *node)
+{
+    struct rig *g = ctx;
+    g->asked.not_here++;
+    g->asked.missed = *key;
+    g->asked.missed_at = *node;
 }
 
 static inline void rig_on_unreach(void *ctx, struct conn *link, const struct node_id *node)
@@ -111,6 +119,7 @@ static const struct relay_ops rig_ops = {.catch_up = rig_on_catch_up,
                                          .active = rig_on_active,
                                          .home = rig_on_home,
                                          .glean = rig_on_glean,
+                                         .not_here = rig_on_not_here,
                                          .unreach = rig_on_unreach,
                                          .link_control = rig_on_control,
                                          .slow_down = rig_on_slow_down,

@@ -312,6 +312,62 @@ static void test_digest_costs_no_walk(void **state)
     assert_true(large < 20 * small); /* a walk would cost five hundred times as much */
 }
 
+/* A frame came to node at from a client of node from, for a key that is not there. */
+static void frame_for_nobody(struct world *w, int at, int from, int k)
+{
+    struct node_id id;
+    struct derp_key key = world_key(k);
+    node_id_of(&id, w->node[from].name);
+    mesh_not_here(w->node[at].mesh, &key, &id, w->now);
+}
+
+static void test_not_here(void **state)
+{
+    (void)state;
+    struct pair p = cluster_up(208, 2);
+    struct world *w = p.w;
+    struct node_id id;
+    struct derp_key k1 = world_key(1), k2 = world_key(2);
+    /* What was gleaned is forgotten. */
+    node_id_of(&id, w->node[0].name);
+    mesh_glean(w->node[1].mesh, &k1, &id, w->now);
+    assert_int_equal(world_of_index(&w->node[1], w->node[1].route[1]), 0);
+    frame_for_nobody(w, 0, 1, 1);
+    world_run(w, w->now + 13);
+    assert_int_equal(w->node[1].route[1], NODE_NONE);
+    world_run(w, w->now + MESH_GLEAN_MS + 2000);
+    /* A ghost, where nothing is missing: healed at once, not by the next digest. */
+    world_client_up(w, 0, 3, true);
+    world_run(w, w->now + 5000);
+    assert_int_equal(place_up(w->node[1].mesh, peer_at(w, 1, 0), 9, &k2, MESHMSG_HOME, 1), 0);
+    world_touch(w, 1);
+    frame_for_nobody(w, 0, 1, 2);
+    world_run(w, w->now + 60);
+    assert_int_equal(w->node[1].route[2], NODE_NONE);
+    assert_int_equal(counters(w, 1).not_here_disagreed, 1);
+    assert_int_equal(counters(w, 0).sync_buckets_sent, 1);
+    sums_agree(w);
+    /* The down is on its way: no contradiction; and what is here is not said to be away. */
+    world_client_down(w, 0, 3);
+    frame_for_nobody(w, 0, 1, 3);
+    world_run(w, w->now + 2000);
+    world_client_up(w, 0, 4, true);
+    frame_for_nobody(w, 0, 1, 4);
+    world_run(w, w->now + 100);
+    assert_int_equal(counters(w, 1).not_here_received, 3);
+    assert_int_equal(counters(w, 1).not_here_disagreed, 1);
+    /* Not more than so many a second, and only to a node that is connected. */
+    uint64_t before = counters(w, 0).not_here_sent;
+    for (int i = 0; i < 1000; i++)
+        frame_for_nobody(w, 0, 1, 5);
+    assert_int_equal(counters(w, 0).not_here_sent, before + NOT_HERE_MAX);
+    node_id_of(&id, "stranger");
+    mesh_not_here(w->node[0].mesh, &k1, &id, w->now);
+    world_run(w, w->now + 70000);
+    check_all(w);
+    cluster_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_wrong_copy_heals_by_bucket),
         cmocka_unit_test(test_second_bad_digest_asks_for_all),
         cmocka_unit_test(test_digest_costs_no_walk),
+        cmocka_unit_test(test_not_here),
     };
     if (sodium_init() < 0)
         return 1;

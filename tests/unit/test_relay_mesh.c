@@ -323,6 +323,9 @@ static void what_a_node_must_not_pass_on_is_counted(void **state)
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_BAD), 2);
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_HOPS), 1);
     assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_NO_CLIENT), 1);
+    assert_int_equal(t->y->asked.not_here, 1); /* where it came in is told */
+    assert_true(key_equal(&t->y->asked.missed, &nobody));
+    assert_memory_equal(&t->y->asked.missed_at, &t->x->relay.self, sizeof(struct node_id));
     size_t n;
     free(rig_take(t->y, t->b, &n));
     assert_int_equal(n, FRAME_HEADER_LEN + KEY_LEN + 10);
