@@ -15,6 +15,7 @@
 
 #include "mesh/derper.h"
 #include "mesh/lanes.h"
+#include "mesh/hold.h"
 #include "mesh/leaving.h"
 #include "mesh/link.h"
 #include "mesh/ours.h"
@@ -154,7 +155,8 @@ void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
 
 uint64_t mesh_next(const struct mesh *m)
 {
-    uint64_t next = places_next(m), left = leaving_next(m), paths = paths_next(m);
+    uint64_t next = hold_next(m), placed = places_next(m), left = leaving_next(m), paths = paths_next(m);
+    next = placed < next ? placed : next;
     next = left < next ? left : next;
     next = paths < next ? paths : next;
     for (uint32_t i = 1; i < m->n_peers; i++) {
@@ -185,6 +187,7 @@ void mesh_tick(struct mesh *m, uint64_t now)
     }
     paths_tick(m);
     places_tick(m);
+    hold_tick(m);
     leaving_tick(m);
 }
 

@@ -252,6 +252,7 @@ struct mesh_counters {
     uint64_t sync_changes_sent,
         sync_buckets_sent; /* of sync_sent: only what had changed, only some buckets */
     uint64_t entries_sent, entries_received;
+    uint64_t held_back; /* changes of keys that flap, told later */
     uint64_t not_here_sent, not_here_received,
         not_here_disagreed; /* disagreed: it should be there as far as we know */
     uint64_t n_remote_keys;

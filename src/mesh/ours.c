@@ -5,7 +5,8 @@
  * backlog of a slow link is never longer than the number of slots and always in order.  Nothing ever leaves the list,
  * an emptied slot stays in it as a down: so for any seq of this boot the changes since are the list's end.
  * A scope also keeps its digest, the XOR of the hashes of its entries, which a change updates in constant time.
- * Happy path: ours_up → settle → touch → announce.c sends.
+ * The slot of a client that has left stays its own for a minute: so hold.c knows one that comes and goes.
+ * Happy path: ours_up → hold_back (not yet) or settle → touch → announce.c sends.
  * How it fails: without memory for a new client ours_up says so and nothing has changed. */
 #include "mesh/ours.h"
 
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include "mesh/announce.h"
+#include "mesh/hold.h"
 #include "mesh/leaving.h"
 #include "mesh/places.h"
 
@@ -29,6 +31,7 @@ void ours_deinit(struct mesh *m)
 {
     keymap_free(m->local);
     free(m->slot);
+    hold_deinit(m);
 }
 
 static struct local_slot *local_find(const struct mesh *m, const struct derp_key *key)
@@ -40,7 +43,7 @@ static struct local_slot *local_find(const struct mesh *m, const struct derp_key
 const struct local_slot *ours_local(const struct mesh *m, const struct derp_key *key)
 {
     const struct local_slot *s = local_find(m, key);
-    return s && !s->derper ? s : NULL;
+    return s && s->used && !s->derper ? s : NULL;
 }
 
 /* ---- slots ---- */
@@ -133,6 +136,10 @@ static uint32_t flags_of(const struct local_slot *s)
 static void settle(struct mesh *m, uint32_t slot, bool changed)
 {
     struct local_slot *s = &m->slot[slot];
+    if (s->held_until)
+        return;
+    s->told_flags = (uint8_t)flags_of(s);
+    s->told_age = s->age;
     for (int i = 0; i < SCOPES; i++) {
         struct told *t = &s->in[i];
         bool up = visible(m, s, i);
@@ -144,7 +151,7 @@ static void settle(struct mesh *m, uint32_t slot, bool changed)
         }
         t->up = up;
         if (up) {
-            t->hash = meshmsg_entry_hash(slot, &s->key, flags_of(s), s->age);
+            t->hash = meshmsg_entry_hash(slot, &s->key, s->told_flags, s->told_age);
             m->scope[i].root ^= t->hash;
             m->scope[i].count++;
         }
@@ -164,54 +171,72 @@ static uint32_t age_above(const struct mesh *m, const struct derp_key *key)
     return highest == UINT32_MAX ? highest : highest + 1;
 }
 
-/* A slot for the key; NULL without memory. */
-static struct local_slot *slot_new(struct mesh *m, const struct derp_key *key)
+/* A slot for the key: the one that it had when it left a short while ago, else another.  NULL without memory. */
+static struct local_slot *slot_for(struct mesh *m, const struct derp_key *key)
 {
-    uint32_t slot = slot_take(m);
-    if (slot == SLOT_NONE)
-        return NULL;
-    uint32_t *at = keymap_put(m->local, key, NULL);
-    if (!at) {
-        slot_give_back(m, slot);
-        return NULL;
+    struct local_slot *s = local_find(m, key);
+    if (!s) {
+        uint32_t slot = slot_take(m);
+        if (slot == SLOT_NONE)
+            return NULL;
+        uint32_t *at = keymap_put(m->local, key, NULL);
+        if (!at) {
+            slot_give_back(m, slot);
+            return NULL;
+        }
+        *at = slot;
+        s = &m->slot[slot];
+        s->key = *key;
+        s->age = 0;
+        s->heat = 0;
+        s->held_until = s->lingers_until = 0;
     }
-    *at = slot;
-    struct local_slot *s = &m->slot[slot];
-    s->key = *key;
-    s->age = 0;
     s->home = s->derper = s->lost = false;
     s->used = true;
     return s;
 }
 
+static void changed(struct mesh *m, const struct local_slot *s)
+{
+    uint32_t slot = (uint32_t)(s - m->slot);
+    if (!hold_back(m, slot))
+        settle(m, slot, true);
+}
+
 static void slot_drop(struct mesh *m, struct local_slot *s)
 {
     uint32_t slot = (uint32_t)(s - m->slot);
-    keymap_del(m->local, &s->key);
     s->used = false;
-    slot_give_back(m, slot);
-    settle(m, slot, true);
+    changed(m, s);
+    if (!hold_linger(m, slot))
+        ours_forget(m, slot);
 }
 
-static void changed(struct mesh *m, const struct local_slot *s)
+void ours_forget(struct mesh *m, uint32_t slot)
 {
-    settle(m, (uint32_t)(s - m->slot), true);
+    keymap_del(m->local, &m->slot[slot].key);
+    slot_give_back(m, slot);
+}
+
+void ours_release(struct mesh *m, uint32_t slot)
+{
+    settle(m, slot, true);
+    if (!m->slot[slot].used && !m->slot[slot].lingers_until)
+        ours_forget(m, slot);
 }
 
 int ours_up(struct mesh *m, const struct derp_key *key, bool home)
 {
-    struct local_slot *s = local_find(m, key);
-    if (s && !s->derper) {
+    if (ours_local(m, key)) {
         ours_home(m, key, home);
         return 0;
     }
-    if (!s)
-        s = slot_new(m, key);
+    uint32_t age = age_above(m, key);
+    struct local_slot *s = slot_for(m, key);
     if (!s)
         return -1;
-    s->age = age_above(m, key);
+    s->age = age;
     s->home = home;
-    s->derper = s->lost = false;
     leaving_cancel(m, key);
     changed(m, s);
     return 0;
@@ -221,28 +246,30 @@ void ours_derper(struct mesh *m, const struct derp_key *key)
 {
     struct local_slot *s = local_find(m, key);
     enum places_derper at = places_derper(m, key);
-    if (s && !s->derper)
+    bool told = s && s->used && s->derper, lost = at == PLACES_DERPER_LOST;
+    if (s && s->used && !s->derper)
         return; /* a client of ours */
     if (at == PLACES_DERPER_NONE) {
-        if (s)
+        if (told)
             slot_drop(m, s);
         return;
     }
-    if (s && s->lost == (at == PLACES_DERPER_LOST))
+    if (told && s->lost == lost)
         return;
-    if (!s)
-        s = slot_new(m, key);
+    if (!told)
+        s = slot_for(m, key);
     if (!s)
         return; /* our own clients reach it nevertheless */
+    s->age = 0;
     s->derper = true;
-    s->lost = at == PLACES_DERPER_LOST;
+    s->lost = lost;
     changed(m, s);
 }
 
 void ours_home(struct mesh *m, const struct derp_key *key, bool home)
 {
     struct local_slot *s = local_find(m, key);
-    if (!s || s->derper || s->home == home)
+    if (!s || !s->used || s->derper || s->home == home)
         return;
     if (home)
         s->age = age_above(m, key);
@@ -253,7 +280,7 @@ void ours_home(struct mesh *m, const struct derp_key *key, bool home)
 void ours_down(struct mesh *m, const struct derp_key *key)
 {
     struct local_slot *s = local_find(m, key);
-    if (!s || s->derper)
+    if (!s || !s->used || s->derper)
         return;
     struct derp_key left = *key;
     slot_drop(m, s);
@@ -283,8 +310,8 @@ void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_e
     *e = (struct meshmsg_entry){.slot = slot, .up = s->in[scope].up};
     if (e->up) {
         e->key = s->key;
-        e->flags = flags_of(s);
-        e->age = s->age;
+        e->flags = s->told_flags;
+        e->age = s->told_age;
     }
 }
 
@@ -313,5 +340,5 @@ void ours_buckets(const struct mesh *m, int scope, uint64_t bucket[static MESHMS
 
 size_t ours_bytes(const struct mesh *m)
 {
-    return keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot;
+    return keymap_bytes(m->local) + (size_t)m->cap_slots * sizeof *m->slot + hold_bytes(m);
 }

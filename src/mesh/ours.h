@@ -20,6 +20,10 @@ const struct local_slot *ours_local(const struct mesh *m, const struct derp_key 
 void ours_elsewhere(struct mesh *m, const struct derp_key *key);
 void ours_elsewhere_all(struct mesh *m);
 
+/* What was held back of a slot is told now; the slot of a client that has left long ago is free. */
+void ours_release(struct mesh *m, uint32_t slot);
+void ours_forget(struct mesh *m, uint32_t slot);
+
 /* What a scope says of a slot. */
 void ours_entry(const struct mesh *m, int scope, uint32_t slot, struct meshmsg_entry *e);
 /* Whether a scope says that the key is here. */

@@ -49,8 +49,14 @@ enum {
     BACKOFF_LOST_MS = 1500, /* the most for FORGET_MS after a link was lost */
     SYNC_MIN_MS = 1000,     /* syncs of one link are at least so far apart */
     DIGEST_MS = 30000,
-    NOT_HERE_MS = 1000, /* in so long a peer is told of … */
-    NOT_HERE_MAX = 32,  /* … so many keys that they are not here */
+    HOLD_FREE = 6,       /* changes of a key that are told at once */
+    HOLD_COOL_MS = 5000, /* … one less each time this has passed */
+    HOLD_FIRST_MS = 40,  /* the next one waits this long, then twice that … */
+    HOLD_MAX_MS = 5000,
+    HOLD_STEPS = 8,         /* … so often */
+    HOLD_LINGER_MS = 60000, /* the slot of one that has left stays its own */
+    NOT_HERE_MS = 1000,     /* in so long a peer is told of … */
+    NOT_HERE_MAX = 32,      /* … so many keys that they are not here */
     FORGET_MS =
         300000, /* without a link for so long: a peer's places go; until then only changes are asked for */
     REPLAY_RING = 256,
@@ -279,6 +285,10 @@ struct local_slot {
     bool used, home;
     bool derper, lost;      /* no client of ours: a derper's; which cannot be reached now */
     struct told in[SCOPES]; /* what each scope says of it */
+    uint32_t told_age;      /* … in these words */
+    uint8_t told_flags;
+    uint8_t heat;                                /* see hold.c */
+    uint64_t heat_at, held_until, lingers_until; /* 0: not */
 };
 
 /* The order and the digest of what one scope says. */
@@ -358,6 +368,7 @@ struct mesh {
     struct keymap *local; /* uint32_t slot */
     struct local_slot *slot;
     uint32_t n_slots, cap_slots, free_first, free_last;
+    struct key_queue held[HOLD_STEPS], lingering; /* see hold.c */
     struct scope scope[SCOPES];
 
     uint64_t seen_nonce[REPLAY_RING]; /* first bytes of nonces of HELLOs that came in */

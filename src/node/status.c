@@ -270,6 +270,7 @@ static const struct {
     MESH_COUNTER(entries_sent, 0, "keys that came or left, told to peers"),
     MESH_COUNTER(entries_received, 0, "keys that came or left, told by peers"),
     MESH_COUNTER(resyncs_asked, 0, "gaps seen in what a peer tells"),
+    MESH_COUNTER(held_back, 0, "changes of keys that flap, told later"),
     MESH_COUNTER(not_here_sent, 0, "times a node was told that a key is not here"),
     MESH_COUNTER(not_here_received, 0, "times a node said so"),
     MESH_COUNTER(not_here_disagreed, 0, "of these: though it had announced the key"),

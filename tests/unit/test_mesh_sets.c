@@ -368,6 +368,58 @@ static void test_not_here(void **state)
     cluster_free(&p);
 }
 
+/* A key that comes and goes five times a second: told of ever more seldom, and in the end as it is; others are not held up. */
+static void test_flapping_is_held_back(void **state)
+{
+    (void)state;
+    struct pair p = cluster_up(209, 2);
+    struct world *w = p.w;
+    uint64_t start = w->now, first = counters(w, 0).entries_sent, early = 0;
+    world_client_up(w, 0, 1, true);
+    world_run(w, w->now + MESH_ANN_MS + 13);
+    assert_int_equal(world_of_index(&w->node[1], w->node[1].route[1]), 0); /* the first one is fast */
+    while (w->now < start + 60000) {
+        if (w->node[0].up[1])
+            world_client_down(w, 0, 1);
+        else
+            world_client_up(w, 0, 1, true);
+        world_run(w, w->now + 100);
+        if (w->now >= start + 10000 && !early)
+            early = counters(w, 0).entries_sent - first;
+    }
+    uint64_t all = counters(w, 0).entries_sent - first;
+    printf("600 changes in a minute: %" PRIu64 " told in the first 10 s, %" PRIu64 " later\n", early,
+           all - early);
+    assert_in_range(early, 5, 16);
+    assert_true(all - early <= 50000 / HOLD_MAX_MS + 1);
+    assert_true(counters(w, 0).held_back > 5);
+    sums_agree(w); /* what is held back is told to nobody, nor by a digest */
+    /* Another one is told at once meanwhile. */
+    world_client_up(w, 0, 2, true);
+    world_run(w, w->now + MESH_ANN_MS + 13);
+    assert_int_equal(world_of_index(&w->node[1], w->node[1].route[2]), 0);
+    /* It rests: known as it is after five seconds at the latest, both ways. */
+    for (int up = 0; up < 2; up++) {
+        if (w->node[0].up[1] != up && up)
+            world_client_up(w, 0, 1, true);
+        else if (w->node[0].up[1] != up)
+            world_client_down(w, 0, 1);
+        world_run(w, w->now + HOLD_MAX_MS + MESH_PING_MS + 50);
+        check_all(w);
+        sums_agree(w);
+    }
+    /* Cold again: fast again. */
+    world_run(w, w->now + HOLD_COOL_MS * (HOLD_FREE + HOLD_STEPS + 1));
+    world_client_down(w, 0, 1);
+    world_run(w, w->now + MESH_PING_MS + 13);
+    assert_int_equal(w->node[1].route[1], NODE_NONE);
+    world_client_up(w, 0, 1, true);
+    world_run(w, w->now + MESH_ANN_MS + 13);
+    assert_int_equal(world_of_index(&w->node[1], w->node[1].route[1]), 0);
+    assert_int_equal(counters(w, 1).digests_bad, 0);
+    cluster_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_second_bad_digest_asks_for_all),
         cmocka_unit_test(test_digest_costs_no_walk),
         cmocka_unit_test(test_not_here),
+        cmocka_unit_test(test_flapping_is_held_back),
     };
     if (sodium_init() < 0)
         return 1;
