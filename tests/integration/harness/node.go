@@ -36,6 +36,8 @@ func (n *Node) Start(t testing.TB) {
 
 // dial connects to the node's DERP port, from its own namespace unless from names another.
 func (n *Node) dial(ctx context.Context, from string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, Scaled(10*time.Second)) // a cut way would hold it for two minutes
+	defer cancel()
 	where := net.JoinHostPort(n.Addr, fmt.Sprint(n.DERPPort))
 	if n.c.Net == nil {
 		var d net.Dialer
@@ -72,7 +74,8 @@ func (n *Node) args() []string {
 		}
 		return append(args, n.c.Args...)
 	}
-	args := []string{"serve", "--map", n.c.MapFile, "--node", n.Name, "--state", n.Dir,
+	// The default key file is this one too, but where the machine has a derper's key it would be that.
+	args := []string{"serve", "--map", n.c.MapFile, "--node", n.Name, "--state", n.Dir, "--key-file", filepath.Join(n.Dir, "node.key"),
 		"--mesh-key-file", n.c.KeyFile, "--admin", n.Admin, "--metrics", "off", "--listen-http", "off"}
 	switch n.c.Cert {
 	case CertNone:
