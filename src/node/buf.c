@@ -29,8 +29,24 @@ void buf_pool_deinit(struct buf_pool *p)
             p->free[i] = c->next;
             reserve_free(c);
         }
-        p->n_free[i] = 0;
+        p->n_free[i] = p->n_idle[i] = 0;
     }
+}
+
+size_t buf_pool_trim(struct buf_pool *p)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        for (unsigned n = (p->n_idle[i] + 1) / 2; n > 0; n--) {
+            struct chunk *c = p->free[i];
+            p->free[i] = c->next;
+            p->n_free[i]--;
+            bytes += c->cap;
+            reserve_free(c);
+        }
+        p->n_idle[i] = p->n_free[i];
+    }
+    return bytes;
 }
 
 struct chunk *buf_get(struct buf_pool *p, size_t want)
@@ -40,6 +56,8 @@ struct chunk *buf_get(struct buf_pool *p, size_t want)
     if (c) {
         p->free[cls] = c->next;
         p->n_free[cls]--;
+        if (p->n_free[cls] < p->n_idle[cls])
+            p->n_idle[cls] = p->n_free[cls];
     } else {
         c = reserve_malloc(sizeof(*c) + class_cap[cls]);
         if (!c)

@@ -1,7 +1,8 @@
 /* Chunks: the plaintext that waits in send queues.
  *
  * A chunk holds whole DERP frames of one sender, back to back; three sizes, so that a lone packet does not cost 16 KiB
- * and a full chunk is exactly one TLS record.  Freed chunks are kept on short lists for the next use.
+ * and a full chunk is exactly one TLS record.  Freed chunks are kept on short lists for the next use, and given back when none
+ * comes.
  * Owner and thread: one pool per event loop, used by that thread alone. */
 #ifndef DERPMESH_NODE_BUF_H
 #define DERPMESH_NODE_BUF_H
@@ -28,7 +29,8 @@ struct chunk {
 struct buf_pool {
     struct chunk *free[3];
     unsigned n_free[3];
-    size_t held; /* bytes of chunks in use */
+    unsigned n_idle[3]; /* the least n_free since the last trim: so many were not needed */
+    size_t held;        /* bytes of chunks in use */
 };
 
 void buf_pool_init(struct buf_pool *p);
@@ -36,5 +38,7 @@ void buf_pool_deinit(struct buf_pool *p); /* all chunks have been put back */
 /* An empty chunk with room for want bytes (≤ CHUNK_LARGE).  NULL without memory. */
 struct chunk *buf_get(struct buf_pool *p, size_t want);
 void buf_put(struct buf_pool *p, struct chunk *c);
+/* Frees half of the chunks that were not needed since the last call.  Returns their bytes. */
+size_t buf_pool_trim(struct buf_pool *p);
 
 #endif

@@ -54,6 +54,7 @@ struct stream_io {
     struct stream *flush;               /* touched in this turn */
     void (*relieved)(struct stream *s); /* the queue of a stream that was awaited has drained; may be NULL */
     size_t budget;                      /* bytes of chunks that the queues of this loop may hold together */
+    size_t freed;                       /* by stream_io_tidy, since the allocator last gave memory back */
     uv_prepare_t prepare;
     BIO_METHOD *bio_method;
 };
@@ -62,6 +63,8 @@ int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats,
 void stream_io_stop(
     struct stream_io *io); /* closes the prepare handle; run the loop once more, then deinit */
 void stream_io_deinit(struct stream_io *io);
+/* Gives memory back that a burst needed; to be called a few times a second. */
+void stream_io_tidy(struct stream_io *io);
 
 enum stream_end {
     STREAM_END_LOCAL,   /* stream_close */

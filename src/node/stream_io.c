@@ -3,10 +3,11 @@
  * Happy path: made once per loop; on_prepare flushes, before each poll, every stream that was touched in this turn. */
 #include "node/stream_parts.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { WRITE_SLACK = 64 << 10 };
+enum { WRITE_SLACK = 64 << 10, TIDY_BYTES = 1 << 20 };
 
 /* ---- OpenSSL reads from and writes to the loop's buffers ---- */
 
@@ -80,6 +81,17 @@ int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, s
     uv_prepare_start(&io->prepare, on_prepare);
     uv_unref((uv_handle_t *)&io->prepare);
     return 0;
+}
+
+void stream_io_tidy(struct stream_io *io)
+{
+    size_t bytes = buf_pool_trim(&io->pool);
+    io->freed += bytes;
+    if (bytes == 0 &&
+        io->freed >= TIDY_BYTES) { /* the burst is over: OpenSSL's buffers of that time are free too */
+        malloc_trim(0);
+        io->freed = 0;
+    }
 }
 
 void stream_io_stop(struct stream_io *io)

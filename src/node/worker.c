@@ -274,6 +274,7 @@ static void on_tick(uv_timer_t *t)
     struct worker *w = t->data;
     wheel_turn(&w->wheel, uv_now(&w->loop), due, w);
     look_for_descriptors(w);
+    stream_io_tidy(&w->io);
     for (int i = 0; i < WORKER_LISTEN_MAX; i++)
         if (w->listeners[i].on && w->listeners[i].pending)
             session_accept(w, &w->listeners[i]);

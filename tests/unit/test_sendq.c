@@ -257,6 +257,29 @@ static void nothing_is_unaccounted(void **state)
     }
 }
 
+static void what_a_burst_needed_is_given_back(void **state)
+{
+    enum { N = 100 };
+    struct buf_pool p;
+    struct chunk *c[N];
+    size_t bytes = 0, n;
+    (void)state;
+    buf_pool_init(&p);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++)
+            assert_non_null(c[i] = buf_get(&p, CHUNK_RECORD));
+        for (int i = 0; i < N; i++)
+            buf_put(&p, c[i]);
+        assert_int_equal(buf_pool_trim(&p), 0); /* they were needed just now */
+    }
+    for (int i = 0; (n = buf_pool_trim(&p)) > 0; i++) {
+        bytes += n;
+        assert_true(i < 10);
+    }
+    assert_int_equal(bytes, N * CHUNK_RECORD);
+    buf_pool_deinit(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +292,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(old_ones_are_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(many_senders_share_flows, setup, teardown),
         cmocka_unit_test_setup_teardown(nothing_is_unaccounted, setup, teardown),
+        cmocka_unit_test(what_a_burst_needed_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
