@@ -2,7 +2,7 @@
  *
  *   run ──▶ run_to_node ─┬▶ run_to_link     a connection of this worker (wrapped, 0x61)
  *                        └▶ run_to_worker   a connection of another worker
- *   0x61 ──▶ from_node ──┬▶ run_to_local    for a client here
+ *   0x61 ──▶ from_node ──┬▶ deliver         for a client here: a run of the same two clients
  *                        ├▶ redirect        the client has just moved: once more, to where it went
  *                        └▶ transit         for another node: to that node directly, or not at all
  *
@@ -94,13 +94,13 @@ bool run_to_node(struct relay *r, const struct run *run, uint32_t node)
 /* ---- from a node ---- */
 
 /* The key sends through a node that has not announced it (yet): replies shall find their way. */
-static void glean(struct relay *r, const struct mesh_data *d)
+static void glean(struct relay *r, const struct derp_key *src, const struct node_id *src_node)
 {
-    if (routes_remote(r->routes, d->src) != NODE_NONE || routes_local(r->routes, d->src) ||
-        key_equal(d->src, &r->last_gleaned))
+    if (routes_remote(r->routes, src) != NODE_NONE || routes_local(r->routes, src) ||
+        key_equal(src, &r->last_gleaned))
         return;
-    r->last_gleaned = *d->src;
-    r->ops->glean(r->ctx, d->src, &d->src_node);
+    r->last_gleaned = *src;
+    r->ops->glean(r->ctx, src, src_node);
 }
 
 static uint32_t node_by_id(struct relay *r, const struct node_id *id)
@@ -158,10 +158,47 @@ static void redirect(struct relay *r, const struct conn *from, const struct run 
     bool back = node < r->n_nodes && (node == from->node ||
                                       memcmp(&r->nodes[node].id, &run->src_node, sizeof(run->src_node)) == 0);
     if (run->hops == 0 || back || !run_to_node(r, run, node))
-        run_drop(r, STAT_DROP_MESH_NO_CLIENT, 1);
+        run_drop(r, STAT_DROP_MESH_NO_CLIENT, run->packets);
 }
 
-static void from_node(struct relay *r, struct conn *from, const struct frame *f)
+static const struct derp_key *run_source(const struct run *run)
+{
+    return (const struct derp_key *)(const void *)(run->start + FRAME_HEADER_LEN);
+}
+
+/* To the client here that the run is for. */
+static void deliver(struct relay *r, const struct conn *from, struct run *run)
+{
+    if (run->packets == 0)
+        return;
+    glean(r, run_source(run), &run->src_node);
+    if (!run_to_local(r, run)) {
+        r->ops->catch_up(r->ctx);
+        if (!run_to_local(r, run))
+            redirect(r, from, run);
+    }
+    run->packets = run->len = 0;
+}
+
+/* Adds a packet to the run if it is of the same two clients: it is moved up to it, over the header that it came with.  Else
+ * the run is delivered, and the packet begins another. */
+static void gather(struct relay *r, const struct conn *from, struct run *run, const struct run *next)
+{
+    bool same = run->packets > 0 && !run->urgent && !next->urgent && run->hops == next->hops &&
+                key_equal(&run->dst, &next->dst) && key_equal(run_source(run), run_source(next)) &&
+                memcmp(&run->src_node, &next->src_node, sizeof(run->src_node)) == 0;
+    if (!same) {
+        deliver(r, from, run);
+        *run = *next;
+        return;
+    }
+    memmove(run->start + run->len, next->start, next->len);
+    run->len += next->len;
+    run->packets++;
+}
+
+/* One packet; run: those before it that are not yet delivered. */
+static void from_node(struct relay *r, struct conn *from, const struct frame *f, struct run *run)
 {
     struct mesh_data d;
     stats_add(r->stats, STAT_FORWARDED_IN, 1);
@@ -173,37 +210,32 @@ static void from_node(struct relay *r, struct conn *from, const struct frame *f)
         run_drop(r, STAT_DROP_MESH_HOPS, 1);
         return;
     }
-    struct run run = {.dst = *d.dst,
-                      .packets = 1,
-                      .urgent = frame_is_disco(d.payload, d.payload_len),
-                      .sender = wire_get64(d.src->b),
-                      .hops = (uint8_t)(d.hops - 1),
-                      .src_node = d.src_node};
-    bool ours = memcmp(d.dst_node.b, r->self.b, sizeof(r->self.b)) == 0;
+    struct run next = {.dst = *d.dst,
+                       .packets = 1,
+                       .urgent = frame_is_disco(d.payload, d.payload_len),
+                       .sender = wire_get64(d.src->b),
+                       .hops = (uint8_t)(d.hops - 1),
+                       .src_node = d.src_node};
     size_t len;
-    if (ours)
-        glean(r, &d);
-    run.start = mesh_data_to_recv(&d, &len);
-    run.len = (uint32_t)len;
-    if (!ours) {
-        transit(r, from, &run, &d.dst_node);
-        return;
-    }
-    if (run_to_local(r, &run))
-        return;
-    r->ops->catch_up(r->ctx);
-    if (!run_to_local(r, &run))
-        redirect(r, from, &run);
+    next.start = mesh_data_to_recv(&d, &len);
+    next.len = (uint32_t)len;
+    if (memcmp(d.dst_node.b, r->self.b, sizeof(r->self.b)) == 0)
+        gather(r, from, run, &next);
+    else
+        transit(r, from, &next, &d.dst_node);
 }
 
 ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n, bool ready)
 {
     size_t off = conn_skip_some(c, n);
+    struct run run = {0};
     while (off < n) {
         struct frame f;
         size_t size = frame_peek(&f, buf + off, n - off);
         if (!f.raw)
             break;
+        if (f.type != FRAME_MESH_DATA)
+            deliver(r, c, &run);
         if (f.type == FRAME_MESH_CONTROL) {
             if (f.len > (ready ? CONTROL_MAX : CONTROL_MAX_BEFORE_AUTH))
                 return conn_refuse(r, c, STAT_CLOSED_FRAME, "mesh control frame too long");
@@ -211,12 +243,14 @@ ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n
                 break;
             r->ops->link_control(r->ctx, c, f.body, f.len);
         } else if (f.type == FRAME_MESH_DATA) {
-            if (!ready || f.len > MESH_DATA_HDR_MAX + FRAME_PACKET_MAX)
+            if (!ready || f.len > MESH_DATA_HDR_MAX + FRAME_PACKET_MAX) {
+                deliver(r, c, &run);
                 return conn_refuse(r, c, STAT_CLOSED_FRAME,
                                    ready ? "mesh data frame too long" : "data before AUTH");
+            }
             if (!size)
                 break;
-            from_node(r, c, &f);
+            from_node(r, c, &f, &run);
         } else if (!ready) {
             return conn_refuse(r, c, STAT_CLOSED_FRAME, "not a mesh frame before AUTH");
         } else {
@@ -228,6 +262,7 @@ ssize_t relay_link_input(struct relay *r, struct conn *c, uint8_t *buf, size_t n
         }
         off += size;
     }
+    deliver(r, c, &run);
     return (ssize_t)off;
 }
 
