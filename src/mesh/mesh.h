@@ -60,6 +60,8 @@ struct mesh_ops {
     void (*node_path)(void *ctx, uint32_t node, const struct mesh_path *path);
     /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
     void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
+    /* A key that is connected here has become at home at another node, later than here: is anybody still there?  May be NULL. */
+    void (*moved)(void *ctx, const struct derp_key *key);
     /* The key has left for certain (its owner announced it, no other location for MESH_GONE_HOLD_MS), or its node
      * cannot be reached for long (MESH_UNREACHABLE_MS): tell clients
      * that heard from it PeerGone. */

@@ -295,6 +295,13 @@ void ours_elsewhere(struct mesh *m, const struct derp_key *key)
         settle(m, (uint32_t)(s - m->slot), false);
 }
 
+void ours_newer_home(struct mesh *m, const struct derp_key *key, uint32_t age)
+{
+    const struct local_slot *s = m->ops->moved && keymap_count(m->local) ? ours_local(m, key) : NULL;
+    if (s && (!s->home || age > s->age))
+        m->ops->moved(m->ctx, key);
+}
+
 void ours_elsewhere_all(struct mesh *m)
 {
     for (uint32_t i = 0; i < m->n_slots; i++)

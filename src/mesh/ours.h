@@ -20,6 +20,8 @@ const struct local_slot *ours_local(const struct mesh *m, const struct derp_key 
 void ours_elsewhere(struct mesh *m, const struct derp_key *key);
 void ours_elsewhere_all(struct mesh *m);
 
+/* The key is at home at a peer, as of that age. */
+void ours_newer_home(struct mesh *m, const struct derp_key *key, uint32_t age);
 /* What was held back of a slot is told now; the slot of a client that has left long ago is free. */
 void ours_release(struct mesh *m, uint32_t slot);
 void ours_forget(struct mesh *m, uint32_t slot);

@@ -265,6 +265,7 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
         return -1;
     struct place *l = place_find(m, first, p->index);
     bool was_home = l && l->flags & PLACE_HOME;
+    uint32_t was_age = l ? l->age : 0;
     if (l && l->flags & PLACE_GLEANED) {
         m->places.n_gleaned--;
         p->n_keys++;
@@ -292,6 +293,8 @@ int place_up(struct mesh *m, struct peer *p, uint32_t slot, const struct derp_ke
         ours_derper(m, key);
     if (was_home != ((flags & MESHMSG_HOME) != 0))
         ours_elsewhere(m, key);
+    if (flags & MESHMSG_HOME && !(was_home && was_age == age))
+        ours_newer_home(m, key, age);
     return 0;
 }
 

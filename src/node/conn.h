@@ -45,6 +45,7 @@ struct conn {
     bool active;      /* client: packets for its key go here (one of several connections) */
     bool not_ideal;   /* client: it came because another node of the region did not answer */
     bool announced;   /* client: the control thread knows of it */
+    bool doubted;     /* client: its key is at home elsewhere now; does anybody still answer here? */
     uint8_t not_here; /* tokens for PeerGone NotHere */
     uint64_t not_here_at;
     struct derp_key key; /* client's, or a link's peer's */

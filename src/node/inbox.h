@@ -48,6 +48,7 @@ enum inbox_type {
     IN_LOCAL_DEL,   /* key */
     IN_REMOTE_SET,  /* key, node (NODE_NONE: nowhere) */
     IN_NODE_PATH,   /* node, node_id, path */
+    IN_DOUBT,       /* key, ref: the key is at home at another node now */
     IN_GONE,        /* key: tell those who heard from it */
     IN_DIAL,        /* number = dial, site (a reference), map_node in it, flag: a real derper */
     IN_DIAL_CANCEL, /* number = dial */

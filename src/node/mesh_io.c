@@ -242,6 +242,23 @@ static void on_route(void *ctx, const struct derp_key *key, uint32_t node)
     control_tell_all(ctx, &(struct inbox_msg){.type = IN_REMOTE_SET, .key = *key, .node = node});
 }
 
+struct doubting {
+    struct control *c;
+    const struct derp_key *key;
+};
+
+static void doubt_one(void *ctx, const struct conn_ref *ref)
+{
+    const struct doubting *x = ctx;
+    control_tell(x->c, ref->worker, &(struct inbox_msg){.type = IN_DOUBT, .key = *x->key, .ref = *ref});
+}
+
+static void on_moved(void *ctx, const struct derp_key *key)
+{
+    struct control *c = ctx;
+    clients_each(c->clients, key, doubt_one, &(struct doubting){c, key});
+}
+
 static void on_gone(void *ctx, const struct derp_key *key)
 {
     control_tell_all(ctx, &(struct inbox_msg){.type = IN_GONE, .key = *key});
@@ -337,6 +354,7 @@ const struct mesh_ops control_mesh_ops = {
     .link_ready = on_link_ready,
     .node_path = on_node_path,
     .route = on_route,
+    .moved = on_moved,
     .gone = on_gone,
     .pin = on_pin,
     .log = on_log,

@@ -68,12 +68,24 @@ void run_slow_down(struct relay *r, const struct run *run, struct conn *full)
 
 /* ---- the three places a run can go ---- */
 
+/* The client has moved, and its connection here is half-dead: to where it is at home now.  False if that is not so. */
+static bool to_new_home(struct relay *r, const struct run *run, struct conn *c)
+{
+    if (run->hops == 0 || !stream_unanswered(&c->stream))
+        return false;
+    uint32_t node = routes_remote(r->routes, &run->dst);
+    bool back = node < r->n_nodes && memcmp(&r->nodes[node].id, &run->src_node, sizeof(run->src_node)) == 0;
+    return !back && run_to_node(r, run, node);
+}
+
 static void to_client(struct relay *r, const struct run *run, struct conn *c)
 {
     if (c->stream.closing) {
         run_drop(r, STAT_DROP_GONE, run->packets);
         return;
     }
+    if (c->doubted && to_new_home(r, run, c))
+        return;
     const struct derp_key *src = (const struct derp_key *)(const void *)(run->start + FRAME_HEADER_LEN);
     heard_note(r->heard, c, src);
     stats_add(r->stats, STAT_PACKET_BYTES_OUT, run->len - run->packets * (FRAME_HEADER_LEN + KEY_LEN));

@@ -577,6 +577,16 @@ static bool stalled(const struct conn *c)
     return ms > STALL_ANY_MS || (ms > STALL_FULL_MS && c->stream.q.bytes > SENDQ_LIMIT / 2);
 }
 
+void session_doubt(struct worker *w, struct conn *c)
+{
+    uint8_t ping[FRAME_HEADER_LEN + DERP_PING_MIN];
+    frame_header(ping, FRAME_PING, DERP_PING_MIN);
+    randombytes_buf(ping + FRAME_HEADER_LEN, DERP_PING_MIN);
+    c->doubted = true;
+    stream_send(&c->stream, SENDQ_URGENT, 0, ping, sizeof(ping));
+    wheel_set(&w->wheel, c, uv_now(&w->loop) + DUE_EVERY_MS);
+}
+
 void session_due(struct worker *w, struct conn *c, uint64_t now)
 {
     if (c->stream.closing)
@@ -587,6 +597,10 @@ void session_due(struct worker *w, struct conn *c, uint64_t now)
     }
     if (stalled(c)) {
         session_close(c, STAT_CLOSED_STALLED, "takes no data any more");
+        return;
+    }
+    if (c->doubted && stream_unanswered(&c->stream)) {
+        session_close(c, STAT_CLOSED_MOVED, "its key is at home at another node, and nobody answers here");
         return;
     }
     if (c->kind == CONN_WATCHER)

@@ -46,6 +46,8 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_CLOSED_PRIVILEGED, "closed_privileged",
             "closed: a mesh frame from a client without that right"),
     COUNTER(STAT_CLOSED_STALLED, "closed_stalled", "closed: the reader took nothing for too long"),
+    COUNTER(STAT_CLOSED_MOVED, "closed_moved",
+            "closed: its key is at home at another node, and nobody answers here"),
     COUNTER(STAT_CLOSED_NO_MEMORY, "closed_no_memory", "closed: out of memory"),
     COUNTER(STAT_CLOSED_PEER, "closed_peer", "closed or reset by the other side"),
     COUNTER(STAT_CLOSED_ADMIN, "closed_admin", "closed by this node: reload, stop, a link replaced"),

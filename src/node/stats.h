@@ -41,6 +41,7 @@ enum stat_id {
     STAT_CLOSED_FRAME,        /* a frame that no client may send, or of a forbidden length */
     STAT_CLOSED_PRIVILEGED,   /* mesh frame from a client without that right */
     STAT_CLOSED_STALLED,      /* the reader took nothing for too long */
+    STAT_CLOSED_MOVED,        /* its key is at home at another node, and nobody answers here */
     STAT_CLOSED_NO_MEMORY,
     STAT_CLOSED_PEER,  /* the other side closed or reset */
     STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */

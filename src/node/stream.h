@@ -102,7 +102,9 @@ struct stream {
     uint32_t in_flight; /* bytes given to uv_write and not yet written */
     struct stream *next_flush;
     uint64_t bytes_in, bytes_out; /* on the wire */
-    uint64_t progress;    /* ms: when the socket last took bytes, or the queue last became non-empty */
+    uint64_t progress;  /* ms: when the socket last took bytes, or the queue last became non-empty */
+    uint64_t answer_at; /* ms: when to look again whether it answers */
+    bool unanswered;
     uint64_t look_at;     /* ms: when to look at the path again */
     uint32_t record_max;  /* of one record: CHUNK_RECORD unless the path is slow (stream_path.c) */
     uint32_t batch_max;   /* of one write */
@@ -152,6 +154,8 @@ void stream_close(struct stream *s, const char *detail);
 void stream_finish(struct stream *s);
 
 /* How long the socket has taken nothing although something waits, in ms; 0 if nothing waits. */
+/* The other side's TCP has not answered for a second, though there was something to acknowledge. */
+bool stream_unanswered(struct stream *s);
 uint64_t stream_stalled_ms(const struct stream *s);
 
 #endif

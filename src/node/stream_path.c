@@ -36,3 +36,14 @@ void stream_path_look(struct stream *s)
         setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &s->lowat, sizeof(s->lowat));
     }
 }
+
+bool stream_unanswered(struct stream *s)
+{
+    uint64_t now = uv_now(s->io->loop);
+    uv_os_fd_t fd;
+    if (now >= s->answer_at && uv_fileno((uv_handle_t *)&s->tcp, &fd) == 0) {
+        s->answer_at = now + LOOK_MS;
+        s->unanswered = tcp_info_unanswered(fd);
+    }
+    return s->unanswered;
+}

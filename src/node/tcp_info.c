@@ -18,3 +18,12 @@ uint64_t tcp_info_rate(int fd)
         return window;
     return ti.tcpi_delivery_rate;
 }
+
+bool tcp_info_unanswered(int fd)
+{
+    enum { RESENT = 2, SILENT_MS = 1000 };
+    struct tcp_info ti = {0};
+    socklen_t len = sizeof(ti);
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) == 0 && ti.tcpi_unacked > 0 &&
+           ti.tcpi_retransmits >= RESENT && ti.tcpi_last_ack_recv >= SILENT_MS;
+}

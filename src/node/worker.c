@@ -344,6 +344,12 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
             derper_watch_touch_all(w);
         break;
     }
+    case IN_DOUBT: {
+        struct conn *c = conn_get(&w->relay.conns, m->ref.slot, m->ref.gen);
+        if (c && c->kind == CONN_CLIENT && key_equal(&c->key, &m->key) && !c->stream.closing)
+            session_doubt(w, c);
+        break;
+    }
     case IN_GONE:
         relay_gone(&w->relay, &m->key);
         derper_watch_gone(w, &m->key);

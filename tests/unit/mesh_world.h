@@ -44,6 +44,7 @@ struct world_node {
     uint64_t node_link[WORLD_NODES + 1]; /* the first connection of the path, 0: none */
     uint64_t lost;                       /* how often a link was lost without another in its place */
     uint64_t gone[WORLD_KEYS];           /* how often */
+    uint64_t moved[WORLD_KEYS];          /* the same */
     uint64_t gone_at[WORLD_KEYS];
     char last_log[700], last_warning[700];
     uint64_t alarms;
@@ -431,6 +432,14 @@ static inline void world_op_route(void *ctx, const struct derp_key *key, uint32_
     n->route[k] = node;
 }
 
+static inline void world_op_moved(void *ctx, const struct derp_key *key)
+{
+    struct world_node *n = ctx;
+    int k = world_key_index(key);
+    if (k >= 0 && k < WORLD_KEYS)
+        n->moved[k]++;
+}
+
 static inline void world_op_gone(void *ctx, const struct derp_key *key)
 {
     struct world_node *n = ctx;
@@ -477,6 +486,7 @@ static const struct mesh_ops WORLD_OPS = {
     .link_ready = world_op_link_ready,
     .node_path = world_op_node_path,
     .route = world_op_route,
+    .moved = world_op_moved,
     .gone = world_op_gone,
     .pin = world_op_pin,
     .log = world_op_log,

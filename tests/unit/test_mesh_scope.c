@@ -165,6 +165,40 @@ static void test_region_changes(void **state)
     world_map_free(other);
 }
 
+/* A client moves with its old connection half-dead: everybody sends to the new one within tens of milliseconds, and the old
+ * node is asked once to look whether anybody is still there. */
+static void test_move(void **state)
+{
+    (void)state;
+    struct pair p = cluster_up(304, 6);
+    struct world *w = p.w;
+    world_client_up(w, 0, 1, true);
+    world_run(w, w->now + 5000);
+    uint64_t moved = w->now, slowest = 0;
+    world_client_up(w, 1, 1, true);
+    for (int i = 0; i < 6; i++) {
+        while (i != 1 && world_of_index(&w->node[i], w->node[i].route[1]) != 1 && w->now < moved + 5000)
+            world_run(w, w->now + 1);
+        slowest = w->now - moved;
+    }
+    printf("a move is seen everywhere after %" PRIu64 " ms\n", slowest);
+    assert_true(slowest <= MESH_ANN_MS + 13);
+    assert_int_equal(w->node[0].moved[1], 1);
+    for (int i = 1; i < 6; i++)
+        assert_int_equal(w->node[i].moved[1], 0);
+    /* Visits elsewhere are no reason to ask. */
+    world_client_up(w, 3, 1, false);
+    world_run(w, w->now + 40000);
+    assert_int_equal(w->node[0].moved[1], 1);
+    assert_int_equal(w->node[1].moved[1], 0);
+    /* The home moves on: it is asked where the last one was, and where a visit is. */
+    world_client_up(w, 4, 1, true);
+    world_run(w, w->now + 100);
+    assert_int_equal(w->node[1].moved[1], 1);
+    assert_int_equal(w->node[3].moved[1], 1);
+    cluster_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_homeless_are_told_everywhere),
         cmocka_unit_test(test_home_dies),
         cmocka_unit_test(test_region_changes),
+        cmocka_unit_test(test_move),
     };
     if (sodium_init() < 0)
         return 1;

@@ -331,6 +331,35 @@ static void what_a_node_must_not_pass_on_is_counted(void **state)
     assert_int_equal(n, FRAME_HEADER_LEN + KEY_LEN + 10);
 }
 
+/* A client of x is at home at y now, and its connection here does not answer: local senders reach it there. */
+static void a_half_dead_connection_is_passed_by(void **state)
+{
+    struct pair *t = *state;
+    struct derp_key key = rig_key(0xd);
+    struct conn *old = rig_client(t->x, &key), *new_one = rig_client(t->y, &key);
+    routes_remote_set(t->x->relay.routes, &key, t->xy->node);
+    old->stream.answer_at = UINT64_MAX; /* nobody looks: it is as said here */
+    for (int how = 0; how < 4; how++) {
+        old->doubted = how & 1;
+        old->stream.unanswered = how >> 1;
+        size_t before = old->stream.q.bytes, link = t->xy->stream.q.bytes;
+        send_one(t->x, t->a, &key, 4, 500);
+        assert_int_equal(old->stream.q.bytes > before, how != 3); /* local first, but for this */
+        assert_int_equal(t->xy->stream.q.bytes > link, how == 3);
+    }
+    pass_link(t->x, t->xy, t->y, t->yx);
+    assert_one(t->y, new_one, &t->a_key, 4, 500);
+    /* y believes the same of x: it does not come back. */
+    struct rig_bytes f = {0};
+    routes_remote_set(t->y->relay.routes, &key, t->yx->node);
+    new_one->doubted = new_one->stream.unanswered = true;
+    new_one->stream.answer_at = UINT64_MAX;
+    add_data(&f, 0, 3, "y", &key, &t->a_key, 10);
+    assert_int_equal(feed(t->y, t->yx, &f, true), 0);
+    assert_int_equal(t->yx->stream.q.bytes, 0);
+    assert_true(new_one->stream.q.bytes > 0);
+}
+
 /* The client has just moved on to a third node: once more, with one hop less; never back where it came from. */
 static void a_packet_follows_a_client_that_moved(void **state)
 {
@@ -604,6 +633,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_link_frame_says_where_from_and_where_to, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(what_a_node_must_not_pass_on_is_counted, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_packet_follows_a_client_that_moved, setup_pair, teardown_pair),
+        cmocka_unit_test_setup_teardown(a_half_dead_connection_is_passed_by, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_transit_node_hands_on_directly_or_not_at_all, setup_pair,
                                         teardown_pair),
         cmocka_unit_test_setup_teardown(flows_are_spread_over_lanes, setup_pair, teardown_pair),
