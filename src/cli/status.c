@@ -17,8 +17,9 @@ enum { WATCH_SECONDS = 2 };
 
 static void print_help(void)
 {
-    printf("usage: derpmesh status [--admin PATH] [--json] [--watch]\n\n"
+    printf("usage: derpmesh status [--admin PATH] [--mesh] [--json] [--watch]\n\n"
            "How the node on this machine is: what is wrong, what it serves, its mesh and its traffic.\n\n"
+           "  --mesh        only the mesh: each node, the way that data for it takes, and why\n"
            "  --admin PATH  the node's admin socket (%s)\n"
            "  --json        as the node says it\n"
            "  --watch       again every %d s\n",
@@ -226,6 +227,43 @@ static void print_mesh(const json_t *mesh)
         json_array_foreach(peers, i, p) if (is_up(p) == wanted) print_peer(p);
 }
 
+/* The way to a peer, and why it is that one. */
+static void print_way(const json_t *p)
+{
+    const char *name = admin_str(p, "name", "?"), *control = admin_str(p, "control", "");
+    const json_t *path = json_object_get(p, "path");
+    const char *first = json_string_value(json_array_get(path, 0));
+    double cost = admin_num(p, "cost_ms", -1);
+    char ms[32] = "-";
+
+    if (cost >= 0)
+        snprintf(ms, sizeof(ms), "%.0f ms", cost);
+    printf("  ");
+    print_column(name, 16);
+    print_column(admin_str(p, "state", "?"), 8);
+    print_column(!first ? "none" : json_array_size(path) == 1 ? "direct" : first, 16);
+    print_column(ms, 10);
+    admin_print(admin_str(p, "why", ""));
+    if (control[0] && strcmp(control, name) != 0) {
+        printf("; control over ");
+        admin_print(control);
+    }
+    printf("\n");
+}
+
+static void print_ways(const json_t *mesh)
+{
+    const json_t *peers = json_object_get(mesh, "peers");
+    size_t i;
+    json_t *p;
+
+    print_mesh(mesh);
+    if (json_array_size(peers) == 0)
+        return;
+    printf("\nways\n  %-16s  %-8s  %-16s  %-10s  %s\n", "to", "link", "over", "cost", "why");
+    json_array_foreach(peers, i, p) print_way(p);
+}
+
 /* ---- traffic ---- */
 
 static void print_traffic(json_t *traffic)
@@ -258,7 +296,7 @@ static void print_traffic(json_t *traffic)
 
 /* ---- once, or again and again ---- */
 
-static int show(const char *admin, bool raw)
+static int show(const char *admin, bool raw, bool mesh)
 {
     char err[512];
     json_t *s;
@@ -269,8 +307,10 @@ static int show(const char *admin, bool raw)
         return CLI_FAILED;
     }
     if (raw) {
-        json_dumpf(s, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+        json_dumpf(mesh ? json_object_get(s, "mesh") : s, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
         printf("\n");
+    } else if (mesh) {
+        print_ways(json_object_get(s, "mesh"));
     } else {
         print_problems(s);
         print_node(s);
@@ -284,8 +324,9 @@ static int show(const char *admin, bool raw)
 int cli_status(int argc, char **argv)
 {
     const char *admin;
-    bool json = false, watch = false;
-    const struct cli_flag flags[] = {{"admin", NULL, &admin}, {"json", &json, NULL}, {"watch", &watch, NULL}};
+    bool json = false, watch = false, mesh = false;
+    const struct cli_flag flags[] = {
+        {"admin", NULL, &admin}, {"json", &json, NULL}, {"mesh", &mesh, NULL}, {"watch", &watch, NULL}};
 
     if (cli_help_asked(argc, argv)) {
         print_help();
@@ -298,10 +339,10 @@ int cli_status(int argc, char **argv)
     while (watch) {
         if (!json && isatty(STDOUT_FILENO))
             printf("\033[H\033[2J"); /* home, clear */
-        show(admin, json);
+        show(admin, json, mesh);
         if (fflush(stdout))
             return CLI_FAILED;
         sleep(WATCH_SECONDS);
     }
-    return show(admin, json);
+    return show(admin, json, mesh);
 }

@@ -20,15 +20,16 @@ static void print_help(void)
            cli_setting("admin"));
 }
 
-/* "via 901/1, 902/1", or nothing for a direct way. */
-static void print_path(const json_t *path, const char *node)
+/* "direct link", or the nodes between and why: "via hel-1 (no direct link)". */
+static void print_path(const json_t *l, const char *node)
 {
+    const json_t *path = json_object_get(l, "path");
     const char *first = json_string_value(json_array_get(path, 0));
     size_t n = json_array_size(path), i;
     json_t *hop;
 
     if (n == 0 || (n == 1 && first && strcmp(node, first) == 0)) {
-        printf(", direct link");
+        printf(n ? ", direct link" : ", cannot be reached");
         return;
     }
     json_array_foreach(path, i, hop)
@@ -39,12 +40,15 @@ static void print_path(const json_t *path, const char *node)
             admin_print(name);
         }
     }
+    printf(" (");
+    admin_print(admin_str(l, "why", "?"));
+    printf(")");
 }
 
 static void print_location(const json_t *l)
 {
     const char *node = admin_str(l, "node", "?");
-    double rtt = admin_num(l, "rtt_ms", -1), connections = admin_num(l, "connections", 0);
+    double cost = admin_num(l, "cost_ms", -1), connections = admin_num(l, "connections", 0);
 
     printf("  ");
     admin_print(node);
@@ -55,9 +59,9 @@ static void print_location(const json_t *l)
                admin_num(l, "worker", 0));
         return;
     }
-    print_path(json_object_get(l, "path"), node);
-    if (rtt >= 0)
-        printf(", %.1f ms", rtt);
+    print_path(l, node);
+    if (cost >= 0)
+        printf(", %.0f ms", cost);
     printf("\n");
 }
 

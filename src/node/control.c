@@ -71,7 +71,8 @@ static void show_peers(struct control *c)
     for (uint32_t i = 0; i < c->n_shown; i++) {
         if (c->shown[i] < 0 || !mesh_peer(c->mesh, i, &p))
             continue;
-        uint8_t state = p.state == MESH_PEER_UP ? SITE_PEER_UP : SITE_PEER_SILENT;
+        bool over_another = p.via != NODE_NONE && p.via != i; /* it lives: somebody reaches it */
+        uint8_t state = p.state == MESH_PEER_UP || over_another ? SITE_PEER_UP : SITE_PEER_SILENT;
         atomic_store_explicit(&c->site->peers[c->shown[i]], state, memory_order_relaxed);
     }
 }

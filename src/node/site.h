@@ -16,7 +16,7 @@
 
 enum site_peer {
     SITE_PEER_UNKNOWN, /* ourselves, a backup listing, no mesh */
-    SITE_PEER_UP,      /* its link is up */
+    SITE_PEER_UP,      /* its link is up, or it is reached over another node */
     SITE_PEER_SILENT,  /* it has none, or it has fallen silent */
 };
 

@@ -55,6 +55,34 @@ static bool is_stranger(const struct control *c, const struct mesh_peer_info *p)
     return p->state == MESH_PEER_REMOVED || (p->derper && p->region_id != c->site->self->region_id);
 }
 
+static const char *why_text(enum mesh_why why)
+{
+    static const char *const texts[] = {
+        [MESH_WHY_NONE] = "no way to it is known",
+        [MESH_WHY_DIRECT] = "direct link",
+        [MESH_WHY_NO_LINK] = "no direct link",
+        [MESH_WHY_SILENT] = "the direct link does not answer",
+        [MESH_WHY_HELD] = "the direct link has just come back and may not last",
+        [MESH_WHY_FASTER] = "clearly faster than the direct link",
+    };
+    return texts[why];
+}
+
+static json_t *node_name(const struct control *c, uint32_t node)
+{
+    struct mesh_peer_info p;
+    return node != NODE_NONE && mesh_peer(c->mesh, node, &p) ? json_string(p.name) : json_null();
+}
+
+static void detour_problem(const struct control *c, const struct mesh_peer_info *peer,
+                           const struct problems *p)
+{
+    struct mesh_peer_info via;
+    if (peer->via != NODE_NONE && mesh_peer(c->mesh, peer->via, &via))
+        problem(p, "packets for peer %s go over %s, %s%s%s", peer->name, via.name, why_text(peer->why),
+                peer->last_error[0] ? ": " : "", peer->last_error);
+}
+
 static void peer_problems(const struct control *c, const struct problems *p)
 {
     uint64_t now = control_now(), since;
@@ -67,7 +95,9 @@ static void peer_problems(const struct control *c, const struct problems *p)
             problem(p, "no link to peer %s for %llu s: %s", peer.name,
                     (unsigned long long)(now - since) / 1000,
                     peer.last_error[0] ? peer.last_error : "it has not answered");
-        if (linked && peer.state == MESH_PEER_SILENT)
+        if (linked && (peer.why == MESH_WHY_NO_LINK || peer.why == MESH_WHY_SILENT))
+            detour_problem(c, &peer, p);
+        else if (linked && peer.state == MESH_PEER_SILENT)
             problem(p, "the link to peer %s has fallen silent", peer.name);
         if (linked && peer.map_differs)
             problem(p, "peer %s has another map: give all nodes the same file and reload them", peer.name);
@@ -230,6 +260,19 @@ static json_t *certificate_json(const struct site *s)
     return o;
 }
 
+/* The way that data for the peer takes (nodes after this one), and why. */
+static void add_path(const struct control *c, uint32_t node, const struct mesh_peer_info *p, json_t *o)
+{
+    json_t *path = json_array();
+    if (p->via != NODE_NONE && p->via != node)
+        json_array_append_new(path, node_name(c, p->via));
+    if (p->via != NODE_NONE)
+        json_array_append_new(path, json_string(p->name));
+    json_object_set_new(o, "path", path);
+    json_object_set_new(o, "why", json_string(why_text(p->why)));
+    json_object_set_new(o, "cost_ms", json_integer(p->via == NODE_NONE ? -1 : (json_int_t)p->cost_ms));
+}
+
 static json_t *peers_json(const struct control *c)
 {
     json_t *list = json_array();
@@ -246,6 +289,8 @@ static json_t *peers_json(const struct control *c)
         json_object_set_new(o, "software", json_string(p.derper ? "derper" : p.software));
         json_object_set_new(o, "derper", json_boolean(p.derper));
         json_object_set_new(o, "lanes", json_integer(p.lanes));
+        add_path(c, i, &p, o);
+        json_object_set_new(o, "control", node_name(c, p.control_via)); /* itself: directly */
         json_object_set_new(o, "error", json_string(p.last_error));
         json_array_append_new(list, o);
     }
@@ -419,9 +464,10 @@ static json_t *remote_json(const struct control *c, const struct mesh_location *
     struct mesh_peer_info p;
     if (l->node == NODE_NONE || !mesh_peer(c->mesh, l->node, &p))
         return NULL;
-    return json_pack("{s:s, s:b, s:b, s:b, s:b, s:[s], s:f}", "node", p.name, "local", 0, "home", l->home,
-                     "gleaned", l->gleaned, "derper", l->derper || p.derper, "path", p.name, "rtt_ms",
-                     p.rtt_ms);
+    json_t *o = json_pack("{s:s, s:b, s:b, s:b, s:b, s:f}", "node", p.name, "local", 0, "home", l->home,
+                          "gleaned", l->gleaned, "derper", l->derper || p.derper, "rtt_ms", p.rtt_ms);
+    add_path(c, l->node, &p, o);
+    return o;
 }
 
 json_t *status_where(const struct control *c, const char *key)
