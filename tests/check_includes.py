@@ -47,7 +47,7 @@ GROUPS = {
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
     "control": {"control", "mesh_io", "admit_io"},
     "allow": {"allow", "allow_watch"},
-    "relay": {"relay", "relay_derper", "relay_node", "relay_parts"},
+    "relay": {"relay", "relay_busy", "relay_derper", "relay_node", "relay_parts"},
     "server": {"server", "server_check"},
     "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_path", "stream_ws"},
 }
@@ -95,10 +95,10 @@ NODE = {
     "admission": {"conn"},
     "verify_url": {"admission", "conn"},
     "verify_socket": {"verify_url"},
-    "relay": {"conn", "heard", "inbox", "stats"},
+    "relay": {"conn", "heard", "inbox", "stats", "tcp_info"},
     "stun_udp": {"stats"},
     # a worker: the header is what its connections stand on, the source is above them
-    "worker.h": {"conn", "inbox", "pause", "refuse", "relay", "site", "stats", "stun_udp", "wheel"},
+    "worker.h": {"conn", "inbox", "link_watch", "pause", "refuse", "relay", "site", "stats", "stun_udp", "wheel"},
     # pages made at the moment, under the name derper
     "bootstrap": set(),
     "varz": {"bootstrap", "stats", "worker"},
@@ -107,9 +107,11 @@ NODE = {
     "session": {"derper_watch", "http", "limits", "link_io", "login", "pages", "proxied", "refuse", "reserve", "stream", "worker"},
     "derper_peer": {"inbox", "relay", "site", "stats", "stream", "worker"},
     "derper_watch": {"inbox", "relay", "session", "site", "stats", "stream", "worker"},
-    "link_io": {"derper_peer", "login", "resolve", "session", "stream", "tls", "worker"},
+    "link_watch.h": set(),
+    "link_watch.c": {"conn", "tcp_info"},
+    "link_io": {"derper_peer", "tcp_info", "link_watch", "login", "resolve", "session", "stream", "tls", "worker"},
     # the control thread: reaches workers by their inboxes only
-    "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "verify_socket",
+    "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "tcp_info", "verify_socket",
                 "verify_url", "worker"},
     "status": {"control", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
@@ -117,7 +119,7 @@ NODE = {
     "admin": {"control", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
     "server": {"admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
-               "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tls", "verify_url", "worker"},
+               "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tcp_info", "tls", "verify_url", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},
 }

@@ -13,6 +13,7 @@
 #include "mesh/liveness.h"
 #include "mesh/paths.h"
 #include "mesh/tunnel.h"
+#include "proto/meshmsg_paths.h"
 
 static void rtt_take(struct mesh *m, struct link *l, uint64_t rtt)
 {
@@ -125,6 +126,30 @@ static const char *on_buckets(struct mesh *m, struct link *l, const struct meshm
     return NULL;
 }
 
+static const char *on_busy(struct mesh *m, const struct meshmsg_in *in)
+{
+    struct derp_key dst, src;
+    uint32_t ms;
+    if (meshmsg_read_busy(in, &dst, &src, &ms) != 0)
+        return "malformed message";
+    m->count.busy_received++;
+    m->ops->busy(m->ctx, &dst, &src, ms < MESH_BUSY_MAX_MS ? ms : MESH_BUSY_MAX_MS);
+    return NULL;
+}
+
+void mesh_busy(struct mesh *m, const struct node_id *node, const struct derp_key *dst,
+               const struct derp_key *src, uint32_t ms, uint64_t now)
+{
+    struct peer *p = peer_by_id(m, node);
+    m->now = now;
+    if (!p || !p->link || now - p->busy_at < MESH_BUSY_EVERY_MS)
+        return;
+    p->busy_at = now;
+    m->count.busy_sent++;
+    meshmsg_busy(&m->out, dst, src, ms);
+    link_send(m, p->link);
+}
+
 /* A message on a proven link.  NULL, or why it has to be closed. */
 static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const struct meshmsg_in *in)
 {
@@ -158,6 +183,8 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
         return in_use ? learn_not_here(m, l, in) : NULL;
     case MESHMSG_LINKS:
         return paths_links(m, l, in);
+    case MESHMSG_BUSY:
+        return in_use ? on_busy(m, in) : NULL;
     case MESHMSG_UNREACH:
         return paths_unreach(m, l, in);
     case MESHMSG_TUNNEL:

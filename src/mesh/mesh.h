@@ -58,6 +58,8 @@ struct mesh_ops {
     void (*link_ready)(void *ctx, uint64_t link, uint32_t node);
     /* Data for node leaves so from now on.  Told only when it is another way than before. */
     void (*node_path)(void *ctx, uint32_t node, const struct mesh_path *path);
+    /* The queue of dst at that node is full of what src sends: drop that here for so many ms. */
+    void (*busy)(void *ctx, const struct derp_key *dst, const struct derp_key *src, uint32_t ms);
     /* The best location of a key elsewhere is now this node (NODE_NONE: nowhere else). */
     void (*route)(void *ctx, const struct derp_key *key, uint32_t node);
     /* A key that is connected here has become at home at another node, later than here: is anybody still there?  May be NULL. */
@@ -83,7 +85,9 @@ enum {
     MESH_BACKOFF_MAX_MS = 30000,  /* full jitter up to this */
     MESH_SECOND_DIALER_MS = 5000, /* the side that is not preferred dials too after this */
     MESH_GLEAN_MS = 120000,
-    MESH_ANN_MS = 20 /* ups leave at the latest after this */
+    MESH_BUSY_MAX_MS = 200, /* no BUSY counts for longer */
+    MESH_BUSY_EVERY_MS = 2, /* to one node, at most */
+    MESH_ANN_MS = 20        /* ups leave at the latest after this */
 };
 
 struct mesh_pin {
@@ -152,6 +156,9 @@ void mesh_link_closed(struct mesh *m, uint64_t link, const char *why, uint64_t n
 void mesh_dial_failed(struct mesh *m, uint64_t dial, const char *why, uint64_t now);
 
 /* A packet that came on this link for that node could not be passed on: says so (at most every MESH_UNREACH_EVERY_MS). */
+/* A client of ours takes less than src, a client of that node, sends it: that node had better drop it for so many ms. */
+void mesh_busy(struct mesh *m, const struct node_id *node, const struct derp_key *dst,
+               const struct derp_key *src, uint32_t ms, uint64_t now);
 void mesh_unreach(struct mesh *m, uint64_t link, const struct node_id *node, uint64_t now);
 
 /* ---- clients of this node: the first and last connection of a key ---- */
@@ -248,7 +255,7 @@ struct mesh_counters {
         tunnel_bad;        /* tunnelled: messages passed on for others */
     uint64_t suspects;     /* times that a link gave no answer */
     uint64_t path_changes; /* from one way to another */
-    uint64_t unreach_sent, unreach_received;
+    uint64_t unreach_sent, unreach_received, busy_sent, busy_received;
     uint64_t resyncs_asked;             /* gaps seen in a peer's announcements */
     uint64_t digests_good, digests_bad; /* a peer's set added up to what it said, or did not */
     uint64_t sync_changes_sent,

@@ -231,6 +231,7 @@ struct peer {
     uint64_t derper_since, settle_at;
     uint32_t slot_cursor; /* where to look for a free slot: we number its clients ourselves */
 
+    uint64_t busy_at; /* when it was last told BUSY */
     struct lane lane[MESH_LANES_MAX];
     uint64_t lanes_until; /* without a control link they end then; NEVER: there is one, or no lanes */
 

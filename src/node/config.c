@@ -278,6 +278,7 @@ void config_free(struct config *c)
     free(c->acme_url);
     free(c->admin);
     free(c->mesh_proxied);
+    free(c->mesh_congestion);
     free(c->derper_peers);
     free(c->derper_mesh_key_file);
     free(c->allow);

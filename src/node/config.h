@@ -43,6 +43,8 @@ struct config_derper {
     int n_debug;
 };
 
+enum { CONFIG_LANES_AUTO = 255 };
+
 struct config;
 /* Reads the settings (again): config_load, or what stands in for it. */
 typedef struct config *(*config_loader)(int argc, char **argv, char *const *envp, char *err, size_t err_len,
@@ -61,10 +63,11 @@ struct config {
     char *acme_email, *acme_url;
     struct config_cidr proxies[CONFIG_PROXIES_MAX]; /* trusted_proxies */
     int n_proxies;
-    char *mesh_proxied;  /* ids of nodes that stand behind a proxy which ends TLS; NULL: none */
-    uint32_t mesh_lanes; /* connections for data to each node: 0 to MESH_LANES_MAX */
-    bool proxy_protocol; /* trusted proxies begin with a PROXY header */
-    int workers;         /* ≥ 1 */
+    char *mesh_proxied;    /* ids of nodes that stand behind a proxy which ends TLS; NULL: none */
+    char *mesh_congestion; /* of mesh connections; "" or NULL: the system's own */
+    uint32_t mesh_lanes;   /* connections for data to each node, ≤ MESH_LANES_MAX, or CONFIG_LANES_AUTO */
+    bool proxy_protocol;   /* trusted proxies begin with a PROXY header */
+    int workers;           /* ≥ 1 */
     uint32_t keepalive_min_ms, keepalive_max_ms; /* 25–45 s */
     uint32_t max_clients;                        /* 0: from memory and descriptors */
     uint32_t login_limit;                        /* connections before login in all: 2048 */

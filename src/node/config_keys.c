@@ -44,6 +44,14 @@ static int set_text(struct config *c, const struct key *k, const char *text)
     return 0;
 }
 
+/* The kernel's names are at most 15 long. */
+static int set_congestion(struct config *c, const struct key *k, const char *text)
+{
+    if (!*text || strlen(text) > 15)
+        return -1;
+    return set_text(c, k, strcasecmp(text, "system") == 0 ? "" : text);
+}
+
 /* A path, without slashes at its end. */
 static int set_path(struct config *c, const struct key *k, const char *text)
 {
@@ -105,6 +113,12 @@ static int set_rate(struct config *c, const struct key *k, const char *text)
         return 0;
     }
     return set_number(c, k, text);
+}
+
+static int set_lanes(struct config *c, const struct key *k, const char *text)
+{
+    c->mesh_lanes = CONFIG_LANES_AUTO;
+    return strcasecmp(text, "auto") == 0 ? 0 : set_number(c, k, text);
 }
 
 static int set_workers(struct config *c, const struct key *k, const char *text)
@@ -335,11 +349,18 @@ static const struct key keys[] = {
      .wants = "names of nodes, separated by commas",
      .set = set_text,
      .at = AT(mesh_proxied)},
+    {.name = "mesh_congestion",
+     .def = "bbr",
+     .meaning = "congestion control of connections between nodes, where the kernel has it",
+     .wants = "its name, or system",
+     .set = set_congestion,
+     .at = AT(mesh_congestion)},
     {.name = "mesh_lanes",
-     .def = "2",
+     .def = "auto",
+     .shown = "2 with bbr, else 4",
      .meaning = "connections for data to each node, beside the one for control",
-     .wants = "a number from 0 to 4",
-     .set = set_number,
+     .wants = "a number from 0 to 4, or auto",
+     .set = set_lanes,
      .at = AT(mesh_lanes),
      .min = 0,
      .max = 4},

@@ -48,6 +48,7 @@ struct conn {
     bool doubted;     /* client: its key is at home elsewhere now; does anybody still answer here? */
     uint8_t not_here; /* tokens for PeerGone NotHere */
     uint64_t not_here_at;
+    uint64_t busy_at;    /* client: ms, when a node was last told that it sends too much */
     struct derp_key key; /* client's, or a link's peer's */
     uint32_t skip;       /* bytes of an unknown frame still to be thrown away */
     struct conn_addr addr;

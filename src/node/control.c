@@ -15,6 +15,7 @@
 
 #include "node/bootstrap.h"
 #include "node/log.h"
+#include "node/tcp_info.h"
 
 uint64_t control_now(void)
 {
@@ -191,6 +192,9 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
     case IN_NOT_HERE:
         mesh_not_here(c->mesh, &m->key, &m->node_id, now);
         return;
+    case IN_CLIENT_BUSY:
+        mesh_busy(c->mesh, &m->node_id, &m->key, &m->src, (uint32_t)m->number, now);
+        return;
     case IN_GLEAN:
         mesh_glean(c->mesh, &m->key, &m->node_id, now);
         return;
@@ -210,6 +214,8 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
         mesh_unreach(c->mesh, m->ref.gen, &m->node_id, now);
     } else if (m->type == IN_LINK_CONTROL) {
         mesh_link_input(c->mesh, m->ref.gen, m->bytes, m->len, now);
+    } else if (m->type == IN_LINK_ACKED) {
+        mesh_link_acked(c->mesh, m->ref.gen, m->number, now);
     } else if (m->type == IN_LINK_ALIVE) {
         mesh_link_alive(c->mesh, m->ref.gen, now);
     } else if (m->type == IN_DERPER_KEYS) {
@@ -275,12 +281,14 @@ static void on_message(void *ctx, struct inbox_msg *m)
         if (c->mesh)
             mesh_each_route(c->mesh, tell_route, &(struct telling_routes){c, (uint32_t)m->number});
         return;
+    case IN_CLIENT_BUSY:
     case IN_GLEAN:
     case IN_NOT_HERE:
     case IN_UNREACH:
     case IN_LINK_OPEN:
     case IN_LINK_CONTROL:
     case IN_DERPER_KEYS:
+    case IN_LINK_ACKED:
     case IN_LINK_ALIVE:
     case IN_LINK_CLOSED:
     case IN_DIAL_FAILED:
@@ -372,6 +380,19 @@ static int identity(struct control *c, struct mesh_config *mc, char *err, size_t
     return !c->keystore->state ? 0 : keystore_boot(c->keystore, ms, &mc->boot, err, err_len);
 }
 
+/* What loses least to a lost packet needs fewer connections beside each other (docs/architecture.md). */
+static unsigned lanes_of(const struct config *config)
+{
+    char in_force[TCP_CC_NAME];
+    if (config->mesh_lanes != CONFIG_LANES_AUTO)
+        return config->mesh_lanes;
+    const char *wanted = config->mesh_congestion;
+    bool asked = wanted && *wanted && tcp_can_use(wanted, in_force);
+    if (!asked)
+        (void)tcp_can_use("bbr", in_force);
+    return strcmp(asked ? wanted : in_force, "bbr") == 0 ? 2 : 4;
+}
+
 int control_start(struct control *c, char *err, size_t err_len)
 {
     struct keystore_peers peers = {0};
@@ -381,7 +402,7 @@ int control_start(struct control *c, char *err, size_t err_len)
         .software = "derpmesh " DERPMESH_VERSION,
         .node_key = c->site->node_key,
         .keys = &c->site->mesh_keys,
-        .lanes = c->site->config->mesh_lanes,
+        .lanes = lanes_of(c->site->config),
         .accept_no_exporter = true, /* link_io knows which peers may be without: see mesh_proxied */
         .map = c->site->map,
         .self = c->site->self,

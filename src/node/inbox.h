@@ -32,23 +32,26 @@ enum inbox_type {
     IN_CLIENT_DOWN,   /* key, ref */
     IN_GLEAN,         /* key, node_id */
     IN_NOT_HERE,      /* key, node_id: a frame from that node, for a key that is not here */
-    IN_UNREACH,       /* ref, node_id: a packet of that link for that node could not be handed on */
-    IN_LINK_OPEN,     /* ref, link_info (from: bytes), flag: to a real derper */
-    IN_DERPER_KEYS,   /* ref, bytes: DERPER_RECORD_LEN each: a key is there, or has left */
-    IN_LINK_CONTROL,  /* ref, bytes: payload of a 0x60 frame */
-    IN_LINK_ALIVE,    /* ref: data came in */
-    IN_LINK_CLOSED,   /* ref, bytes: why (NUL-terminated) */
-    IN_DIAL_FAILED,   /* number = dial, bytes: why (NUL-terminated) */
-    IN_ROUTES_ASK,    /* number = worker: an IN_REMOTE_SET for each key that is elsewhere, please */
-    IN_ADMIT_ASK,     /* key, ref, addr: may this login go on? */
-    IN_CLOSE_PEER,    /* key: a derper wants that client closed */
-    IN_STOPPED,       /* number = worker: nothing of it runs any more */
+    IN_CLIENT_BUSY, /* key, src, node_id, number = ms: src, a client of that node, sends key more than it takes */
+    IN_UNREACH,     /* ref, node_id: a packet of that link for that node could not be handed on */
+    IN_LINK_OPEN,    /* ref, link_info (from: bytes), flag: to a real derper */
+    IN_DERPER_KEYS,  /* ref, bytes: DERPER_RECORD_LEN each: a key is there, or has left */
+    IN_LINK_CONTROL, /* ref, bytes: payload of a 0x60 frame */
+    IN_LINK_ALIVE,   /* ref: data came in */
+    IN_LINK_ACKED,   /* ref, number: bytes of all that was sent that the other side's TCP has acknowledged */
+    IN_LINK_CLOSED,  /* ref, bytes: why (NUL-terminated) */
+    IN_DIAL_FAILED,  /* number = dial, bytes: why (NUL-terminated) */
+    IN_ROUTES_ASK,   /* number = worker: an IN_REMOTE_SET for each key that is elsewhere, please */
+    IN_ADMIT_ASK,    /* key, ref, addr: may this login go on? */
+    IN_CLOSE_PEER,   /* key: a derper wants that client closed */
+    IN_STOPPED,      /* number = worker: nothing of it runs any more */
     /* control → worker */
     IN_LOCAL_SET,   /* key, ref: packets for key go to this connection */
     IN_LOCAL_DEL,   /* key */
     IN_REMOTE_SET,  /* key, node (NODE_NONE: nowhere) */
     IN_NODE_PATH,   /* node, node_id, path */
     IN_DOUBT,       /* key, ref: the key is at home at another node now */
+    IN_BUSY,        /* key, src, number = ms: what src sends to key is dropped here for so long */
     IN_GONE,        /* key: tell those who heard from it */
     IN_DIAL,        /* number = dial, site (a reference), map_node in it, flag: a real derper */
     IN_DIAL_CANCEL, /* number = dial */
@@ -97,6 +100,7 @@ struct inbox_msg {
     union {
         struct mesh_link_info link_info;
         struct node_path path;
+        struct derp_key src;
     };
     struct site *site;
     const struct derpmap_node *map_node;

@@ -13,6 +13,7 @@
 #include "node/log.h"
 #include "node/resolve.h"
 #include "node/session.h"
+#include "node/tcp_info.h"
 #include "proto/frame.h"
 #include "proto/http1.h"
 #include "proto/wire.h"
@@ -40,8 +41,9 @@ struct link {
     const struct derpmap_node *node;
     uint64_t by;       /* ms: opened by then */
     uint64_t alive_at; /* ms: when data was last told to control */
-    bool is_open;      /* IN_LINK_OPEN was posted */
-    bool ready;        /* data may pass */
+    struct link_watch watch;
+    bool is_open; /* IN_LINK_OPEN was posted */
+    bool ready;   /* data may pass */
     bool closed_by_control;
     char why[WHY_MAX];
 };
@@ -74,6 +76,26 @@ static bool is_proxied(const struct site *site, const char *id)
     return config_list_has(site->config->mesh_proxied, id);
 }
 
+static void tune(struct conn *c)
+{
+    const char *congestion = c->worker->site->config->mesh_congestion;
+    uv_os_fd_t fd;
+    if (congestion && *congestion && uv_fileno((uv_handle_t *)&c->stream.tcp, &fd) == 0)
+        (void)tcp_use(fd, congestion); /* serve has said if it cannot be had */
+    c->link->watch.conn = c;
+    link_watch_add(&c->worker->link_watches, &c->link->watch);
+}
+
+void link_io_acked(struct conn *c, uint64_t bytes)
+{
+    struct inbox_msg *m = inbox_msg_new(IN_LINK_ACKED, 0);
+    if (!m)
+        return; /* the next one says the same */
+    m->ref = (struct conn_ref){c->gen, c->slot, c->worker->index};
+    m->number = bytes;
+    inbox_post(c->worker->control, m);
+}
+
 static int tell_open(struct conn *c, bool dialer, uint64_t dial)
 {
     char addr[CONN_ADDR_TEXT];
@@ -95,6 +117,7 @@ static int tell_open(struct conn *c, bool dialer, uint64_t dial)
     m->flag = c->derper != NULL;
     inbox_post(c->worker->control, m);
     c->link->is_open = true;
+    tune(c);
     return 0;
 }
 
@@ -416,6 +439,7 @@ static void on_link_closed(struct stream *s, enum stream_end end, const char *de
     else if (end == STREAM_END_TLS)
         stats_add(&c->worker->stats, STAT_CLOSED_TLS, 1);
     stats_sub(&c->worker->stats, STAT_LINKS, 1);
+    link_watch_remove(&c->worker->link_watches, &l->watch);
     if (l->site)
         site_unref(l->site);
     free(l);

@@ -20,6 +20,8 @@ void link_io_send(struct worker *w, const struct conn_ref *ref, const uint8_t *f
 void link_io_ready(struct worker *w, const struct conn_ref *ref, uint32_t node);
 void link_io_close(struct worker *w, const struct conn_ref *ref, const char *why);
 void link_io_due(struct worker *w, struct conn *c, uint64_t now);
+/* More of what was sent on this link has been acknowledged. */
+void link_io_acked(struct conn *c, uint64_t bytes);
 /* The worker stops: ends dials that are still resolving. */
 void link_io_stop(struct worker *w);
 

@@ -237,6 +237,14 @@ static void on_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
     control_tell_all(c, &m);
 }
 
+static void on_busy(void *ctx, const struct derp_key *dst, const struct derp_key *src, uint32_t ms)
+{
+    struct control *c = ctx;
+    struct inbox_msg m = {.type = IN_BUSY, .key = *dst, .number = ms};
+    m.src = *src;
+    control_tell_all(c, &m);
+}
+
 static void on_route(void *ctx, const struct derp_key *key, uint32_t node)
 {
     control_tell_all(ctx, &(struct inbox_msg){.type = IN_REMOTE_SET, .key = *key, .node = node});
@@ -353,6 +361,7 @@ const struct mesh_ops control_mesh_ops = {
     .close = on_close,
     .link_ready = on_link_ready,
     .node_path = on_node_path,
+    .busy = on_busy,
     .route = on_route,
     .moved = on_moved,
     .gone = on_gone,

@@ -90,8 +90,10 @@ static void to_client(struct relay *r, const struct run *run, struct conn *c)
     heard_note(r->heard, c, src);
     stats_add(r->stats, STAT_PACKET_BYTES_OUT, run->len - run->packets * (FRAME_HEADER_LEN + KEY_LEN));
     stream_send(&c->stream, run_class(run), run->sender, run->start, run->len);
-    if (stream_congested(&c->stream))
+    if (stream_congested(&c->stream)) {
         run_slow_down(r, run, c);
+        run_tell_busy(r, run, c);
+    }
 }
 
 /* Adds the run to this turn's batch for another worker. */

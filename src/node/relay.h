@@ -24,6 +24,13 @@ struct relay_node {
     uint64_t unreach_at; /* ms: when it was last told that a packet could not be handed on */
 };
 
+/* What src sends to dst, elsewhere, is dropped until then (ms of the loop's time): see relay_busy.c. */
+struct relay_busy {
+    struct derp_key dst, src;
+    uint64_t until;
+};
+enum { RELAY_BUSY_MAX = 64 };
+
 /* Runs for one other worker, gathered in this turn. */
 struct relay_batch {
     uint8_t *bytes;
@@ -43,6 +50,9 @@ struct relay_ops {
     void (*glean)(void *ctx, const struct derp_key *key, const struct node_id *node);
     /* That node sent a packet here for a key that is not here. */
     void (*not_here)(void *ctx, const struct derp_key *key, const struct node_id *node);
+    /* src, a client of that node, sends c more than it takes: had better not for so many ms. */
+    void (*client_busy)(void *ctx, const struct conn *c, const struct derp_key *src,
+                        const struct node_id *node, uint32_t ms);
     /* A packet that came on this link for that node could not be handed on (at most every MESH_UNREACH_EVERY_MS a node). */
     void (*unreach)(void *ctx, struct conn *link, const struct node_id *node);
     /* A control frame's payload came on a link. */
@@ -66,6 +76,8 @@ struct relay {
     struct stats *stats;
     struct relay_node *nodes;
     uint32_t n_nodes;
+    struct relay_busy busy[RELAY_BUSY_MAX];
+    uint64_t busy_until;       /* the latest of them */
     bool transit_off;          /* packets between other nodes are not carried */
     uint32_t last_transit;     /* a guess: the node that the last packet in transit was for */
     struct relay_batch *batch; /* by worker */
@@ -93,6 +105,8 @@ void relay_inbox(struct relay *r, uint8_t *bytes, size_t len);
 
 /* How data for a node leaves from now on; 0 or -1 no memory. */
 int relay_node_path(struct relay *r, uint32_t node, const struct node_id *id, const struct node_path *path);
+/* Another node says that its client dst takes less than src sends. */
+void relay_busy(struct relay *r, const struct derp_key *dst, const struct derp_key *src, uint64_t until);
 /* Tells the clients of this worker that heard from key. */
 void relay_gone(struct relay *r, const struct derp_key *key);
 

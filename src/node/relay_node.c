@@ -18,6 +18,9 @@
 #include "proto/frame.h"
 #include "proto/wire.h"
 
+/* Above any generation of a connection; a key that begins so shares with a neighbour, and loses by it. */
+static const uint64_t TRANSIT_OF = UINT64_C(0xffffffff) << 32;
+
 enum { CONTROL_MAX = 64 << 10, CONTROL_MAX_BEFORE_AUTH = 4 << 10, NOT_HERE_EVERY_MS = 100 };
 
 /* ---- to a node ---- */
@@ -88,7 +91,9 @@ static bool to_neighbour(struct relay *r, const struct run *run, uint32_t via, u
 
 bool run_to_node(struct relay *r, const struct run *run, uint32_t node)
 {
-    return node < r->n_nodes && to_neighbour(r, run, r->nodes[node].path.via, node);
+    if (node >= r->n_nodes)
+        return false;
+    return run_is_too_much(r, run) || to_neighbour(r, run, r->nodes[node].path.via, node);
 }
 
 /* ---- from a node ---- */
@@ -126,8 +131,9 @@ static void tell_unreach(struct relay *r, struct conn *from, const struct node_i
 }
 
 /* A packet between two other nodes: to its destination directly, or not at all. */
-static void transit(struct relay *r, struct conn *from, const struct run *run, const struct node_id *to)
+static void transit(struct relay *r, struct conn *from, struct run *run, const struct node_id *to)
 {
+    run->sender = TRANSIT_OF + from->node; /* all of one neighbour's has the share of one client of ours */
     uint32_t node = r->transit_off ? (uint32_t)NODE_NONE : node_by_id(r, to);
     if (run->hops == 0) {
         run_drop(r, STAT_DROP_MESH_HOPS, 1);

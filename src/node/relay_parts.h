@@ -29,6 +29,12 @@ bool run_to_local(struct relay *r, const struct run *run);
 /* Closes c; -1, for input functions. */
 ssize_t conn_refuse(struct relay *r, struct conn *c, enum stat_id why, const char *text);
 
+/* relay_busy.c */
+/* c's queue is full of what this run's sender sends from another node: that node is told, seldom. */
+void run_tell_busy(struct relay *r, const struct run *run, struct conn *c);
+/* Whether the destination, at another node, is busy with what this run's sender sends: then the run is dropped. */
+bool run_is_too_much(struct relay *r, const struct run *run);
+
 /* relay_node.c */
 /* To a node of the mesh, by whatever way it is reached.  False if it is not. */
 bool run_to_node(struct relay *r, const struct run *run, uint32_t node);

@@ -147,6 +147,7 @@ static void describe_settings(char *out, size_t len, const struct config *a, con
     } settings[] = {
         {"trusted_proxies",
          a->n_proxies == b->n_proxies && memcmp(a->proxies, b->proxies, sizeof(a->proxies)) == 0},
+        {"mesh_congestion", config_same_text(a->mesh_congestion, b->mesh_congestion)},
         {"mesh_proxied", config_same_text(a->mesh_proxied, b->mesh_proxied)},
         {"derper_peers", config_same_text(a->derper_peers, b->derper_peers)},
         {"proxy_protocol", a->proxy_protocol == b->proxy_protocol},

@@ -93,6 +93,14 @@ static struct sendq_flow *flow_find(struct sendq *q, uint64_t sender)
     return f;
 }
 
+uint32_t sendq_bytes_of(const struct sendq *q, uint64_t sender)
+{
+    for (const struct sendq_flow *f = q->flows; f; f = f->next)
+        if (f->sender == sender)
+            return f->bytes;
+    return 0;
+}
+
 static void flow_remove(struct sendq *q, struct sendq_flow *gone)
 {
     struct sendq_flow *prev = NULL;

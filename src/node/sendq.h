@@ -62,6 +62,9 @@ void sendq_push2(struct sendq *q, struct buf_pool *p, enum sendq_class cls, uint
 /* Bytes without frame structure (HTTP): urgent, never dropped, ≤ CHUNK_LARGE. 0, or -1 without memory. */
 int sendq_push_raw(struct sendq *q, struct buf_pool *p, const uint8_t *bytes, size_t len, uint64_t now);
 
+/* What waits in a sender's flow. */
+uint32_t sendq_bytes_of(const struct sendq *q, uint64_t sender);
+
 /* The next bytes to send, contiguous, *len > 0; NULL when empty.  They stay until sendq_took. */
 const uint8_t *sendq_next(struct sendq *q, struct buf_pool *p, uint64_t now, size_t *len,
                           struct sendq_loss *loss);

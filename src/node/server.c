@@ -27,6 +27,7 @@
 #include "node/reserve.h"
 #include "node/status.h"
 #include "node/systemd.h"
+#include "node/tcp_info.h"
 #include "node/varz.h"
 
 enum { SIGNALS = 4, BUDGET_MAX = 256 << 20 };
@@ -64,6 +65,22 @@ static void log_certificate(const struct site *s)
     cert_watch_log_sides(t);
 }
 
+static void log_congestion(const char *wanted)
+{
+    char in_force[TCP_CC_NAME];
+    bool asked = wanted && *wanted, there = tcp_can_use(asked ? wanted : "bbr", in_force);
+    if (asked && there)
+        log_info("serve", "mesh congestion=%s", wanted);
+    else if (asked)
+        log_warn("serve",
+                 "mesh congestion=%s: %s cannot be had, links that lose packets will be slow; on the host: "
+                 "modprobe "
+                 "tcp_%s, and add it to net.ipv4.tcp_allowed_congestion_control",
+                 in_force, wanted, wanted);
+    else
+        log_info("serve", "mesh congestion=%s, the system's", in_force);
+}
+
 static void log_peers(const struct site *s)
 {
     char names[400] = "";
@@ -77,9 +94,10 @@ static void log_peers(const struct site *s)
         if (at + strlen(d->id) + 8 < sizeof(names))
             at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", at ? "," : "", d->id);
     }
-    if (s->mesh_keys.n > 0)
+    if (s->mesh_keys.n > 0) {
         log_info("serve", "mesh peers=%d%s%s", n, n ? " names=" : "", names);
-    else if (n > 0)
+        log_congestion(s->config->mesh_congestion);
+    } else if (n > 0)
         log_warn("serve", "no mesh key: nothing is forwarded to the %d other nodes (%s); set mesh_key_file",
                  n, names);
 }

@@ -67,6 +67,8 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_DROP_BUDGET, "drop_budget", "dropped: the node's memory for queues is used up"),
     COUNTER(STAT_DROP_GONE, "drop_gone", "dropped: the destination closed with packets queued"),
     COUNTER(STAT_DROP_INBOX_FULL, "drop_inbox_full", "dropped: another worker's inbox was full"),
+    COUNTER(STAT_DROP_BUSY, "drop_busy",
+            "dropped: the destination, at another node, is full of this sender's packets"),
     COUNTER(STAT_DROP_MESH_HOPS, "drop_mesh_hops", "dropped: too many hops in the mesh"),
     COUNTER(STAT_DROP_MESH_NO_CLIENT, "drop_mesh_no_client", "dropped: came for a client that is not here"),
     COUNTER(STAT_DROP_MESH_NO_PATH, "drop_mesh_no_path",

@@ -62,6 +62,7 @@ enum stat_id {
     STAT_DROP_BUDGET,     /* the node's queue budget is used up */
     STAT_DROP_GONE,       /* the destination closed with frames queued, or its slot had another owner */
     STAT_DROP_INBOX_FULL,
+    STAT_DROP_BUSY, /* the destination's node said that its queue is full of this sender's */
     STAT_DROP_MESH_HOPS,
     STAT_DROP_MESH_NO_CLIENT, /* came for a client that is not here */
     STAT_DROP_MESH_NO_PATH,   /* its node cannot be reached at the moment */

@@ -337,6 +337,8 @@ static const struct {
     MESH_COUNTER(refused_lane_replay, 0, "lanes refused: used before"),
     MESH_COUNTER(refused_lane_auth, 0, "lanes refused: the proof is wrong"),
     MESH_COUNTER(lanes_opened, 0, "lanes that have proven whose they are"),
+    MESH_COUNTER(busy_sent, 0, "other nodes told that a client of theirs sends too much to one of ours"),
+    MESH_COUNTER(busy_received, 0, "the same told to us"),
     MESH_COUNTER(bad_message, 0, "malformed control messages"),
     MESH_COUNTER(unknown_message, 0, "control messages of a later version, passed over"),
     MESH_COUNTER(links_opened, 0, "links that have proven the mesh key"),

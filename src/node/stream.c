@@ -15,7 +15,7 @@
 #include "node/reserve.h"
 #include "node/stream_parts.h"
 
-enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20 };
+enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20, READS_A_TURN = 4 };
 
 /* ---- ending ---- */
 
@@ -246,10 +246,19 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     struct stream *s = h->data;
     unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
+    if (s->read_turn != s->io->turn) {
+        s->read_turn = s->io->turn;
+        s->reads = 0;
+    }
+    if (s->reads >= READS_A_TURN) { /* libuv would read on while the buffer is filled: others wait */
+        *buf = uv_buf_init(NULL, 0);
+        return;
+    }
     if (s->read_next) {
         size = s->read_next < size ? s->read_next : size;
         s->read_next = s->read_next < STREAM_READ_SIZE / 2 ? 2 * s->read_next : 0;
     }
+    s->reads = (uint8_t)(s->reads + (size < STREAM_READ_SIZE / 2 ? 1 : READS_A_TURN));
     if (s->prelude) {
         if (s->carry_len)
             memcpy(s->io->read_buf, s->carry, s->carry_len);
@@ -305,7 +314,7 @@ static size_t take_prelude(struct stream *s, size_t n, uint8_t **rest)
 static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
 {
     struct stream *s = h->data;
-    if (nread == 0 || s->closing)
+    if (nread == 0 || nread == UV_ENOBUFS || s->closing)
         return;
     if (nread < 0) {
         if (nread == UV_EOF)

@@ -51,6 +51,7 @@ struct stream_io {
     size_t write_len, write_cap;
     const uint8_t *bio_in;
     size_t bio_in_len;
+    uint64_t turn;                      /* of the loop: a stream is read a few times in each */
     struct stream *flush;               /* touched in this turn */
     void (*relieved)(struct stream *s); /* the queue of a stream that was awaited has drained; may be NULL */
     size_t budget;                      /* bytes of chunks that the queues of this loop may hold together */
@@ -101,6 +102,7 @@ struct stream {
     uint32_t carry_len, carry_cap;
     uint32_t in_flight; /* bytes given to uv_write and not yet written */
     struct stream *next_flush;
+    uint64_t read_turn;           /* of the loop, when it was read last */
     uint64_t bytes_in, bytes_out; /* on the wire */
     uint64_t progress;  /* ms: when the socket last took bytes, or the queue last became non-empty */
     uint64_t answer_at; /* ms: when to look again whether it answers */
@@ -115,6 +117,7 @@ struct stream {
     uint32_t read_next;   /* the same for the next read alone; each doubles it; 0: no limit */
     uint32_t key_updates; /* answers that OpenSSL made by itself after the handshake */
     uint8_t end;          /* enum stream_end */
+    uint8_t reads;        /* in that turn */
     uint8_t paused;       /* how many times */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush;

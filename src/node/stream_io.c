@@ -48,6 +48,7 @@ static long on_bio_ctrl(BIO *b, int cmd, long num, void *ptr)
 static void on_prepare(uv_prepare_t *h)
 {
     struct stream_io *io = h->data;
+    io->turn++;
     while (io->flush) {
         struct stream *s = io->flush;
         io->flush = s->next_flush;
@@ -62,6 +63,7 @@ int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, s
     io->loop = loop;
     io->stats = stats;
     io->budget = budget;
+    io->turn = 1;
     io->write_cap = STREAM_BATCH + WRITE_SLACK;
     buf_pool_init(&io->pool);
     io->read_buf = malloc(STREAM_READ_SIZE);

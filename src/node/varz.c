@@ -103,7 +103,7 @@ static void put_drops(FILE *f, const struct varz *v)
         {"dup_client", 0},
         {"gone_disconnected", sum(v, STAT_DROP_GONE)},
         {"queue_head", sum(v, STAT_DROP_QUEUE_FULL) + sum(v, STAT_DROP_QUEUE_OLD) + sum(v, STAT_DROP_BUDGET)},
-        {"queue_tail", sum(v, STAT_DROP_INBOX_FULL)},
+        {"queue_tail", sum(v, STAT_DROP_INBOX_FULL) + sum(v, STAT_DROP_BUSY)},
         {"unknown_dest", sum(v, STAT_DROP_NO_ROUTE)},
         {"unknown_dest_on_fwd", sum(v, STAT_DROP_MESH_NO_CLIENT) + sum(v, STAT_DROP_MESH_HOPS) +
                                     sum(v, STAT_DROP_MESH_NO_PATH) + sum(v, STAT_DROP_MESH_TRANSIT) +

@@ -159,6 +159,20 @@ static void relay_not_here(void *ctx, const struct derp_key *key, const struct n
     tell_key(ctx, IN_NOT_HERE, key, node);
 }
 
+static void relay_client_busy(void *ctx, const struct conn *c, const struct derp_key *src,
+                              const struct node_id *node, uint32_t ms)
+{
+    struct worker *w = ctx;
+    struct inbox_msg *m = inbox_msg_new(IN_CLIENT_BUSY, 0);
+    if (!m)
+        return;
+    m->key = c->key;
+    m->src = *src;
+    m->node_id = *node;
+    m->number = ms;
+    inbox_post(w->control, m);
+}
+
 static void relay_unreach(void *ctx, struct conn *link, const struct node_id *node)
 {
     struct worker *w = ctx;
@@ -226,6 +240,7 @@ static const struct relay_ops relay_ops = {.catch_up = relay_catch_up,
                                            .home = relay_home,
                                            .glean = relay_glean,
                                            .not_here = relay_not_here,
+                                           .client_busy = relay_client_busy,
                                            .unreach = relay_unreach,
                                            .link_control = relay_link_control,
                                            .slow_down = relay_slow_down,
@@ -350,6 +365,9 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
             session_doubt(w, c);
         break;
     }
+    case IN_BUSY:
+        relay_busy(&w->relay, &m->key, &m->src, uv_now(&w->loop) + m->number);
+        break;
     case IN_GONE:
         relay_gone(&w->relay, &m->key);
         derper_watch_gone(w, &m->key);
@@ -421,6 +439,7 @@ void worker_stop_rest(struct worker *w)
     uv_close((uv_handle_t *)&w->tick, NULL);
     pauses_stop(&w->pauses);
     resumes_stop(&w->resumes);
+    link_watches_stop(&w->link_watches);
     uv_close((uv_handle_t *)&w->check, NULL);
     stream_io_stop(&w->io);
     inbox_stop(&w->inbox);
@@ -476,6 +495,7 @@ static int init_handles(struct worker *w, const struct worker_params *p)
     uv_timer_init(&w->loop, &w->tick);
     pauses_init(&w->pauses, &w->loop);
     resumes_init(&w->resumes, &w->loop);
+    link_watches_init(&w->link_watches, &w->loop, link_io_acked);
     uv_check_init(&w->loop, &w->check);
     w->tick.data = w->check.data = w;
     err = inbox_init(&w->inbox, &w->loop, on_message, w);

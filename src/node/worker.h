@@ -12,6 +12,7 @@
 
 #include "node/conn.h"
 #include "node/inbox.h"
+#include "node/link_watch.h"
 #include "node/refuse.h"
 #include "node/relay.h"
 #include "node/site.h"
@@ -66,7 +67,8 @@ struct worker {
     bool stun_on, started, stopping, rest_stopped;
     uv_timer_t tick;
     uv_check_t check;
-    struct pauses pauses;          /* senders whose receiver is full */
+    struct pauses pauses; /* senders whose receiver is full */
+    struct link_watches link_watches;
     struct resumes resumes;        /* clients faster than client_rate */
     struct worker_answer *answers; /* of this turn */
     uint32_t n_answers, cap_answers;

@@ -1,4 +1,4 @@
-/* Messages about ways between nodes: LINKS, TUNNEL, UNREACH.  As meshmsg.c, which says how reading and writing fail. */
+/* Messages about ways between nodes: LINKS, TUNNEL, UNREACH, BUSY.  As meshmsg.c, which says how reading and writing fail. */
 #include "proto/meshmsg_paths.h"
 
 #include <string.h>
@@ -40,6 +40,15 @@ int meshmsg_read_tunnel(const struct meshmsg_in *in, struct meshmsg_tunnel *t)
     return mpread_bin(&r, &t->body, &t->len);
 }
 
+int meshmsg_read_busy(const struct meshmsg_in *in, struct derp_key *dst, struct derp_key *src, uint32_t *ms)
+{
+    struct mpread r;
+    if (meshmsg_take(&r, in, 3) != 0 || mpread_bin_exact(&r, dst->b, KEY_LEN) != 0 ||
+        mpread_bin_exact(&r, src->b, KEY_LEN) != 0)
+        return -1;
+    return mpread_u32(&r, ms, UINT32_MAX);
+}
+
 int meshmsg_read_unreach(const struct meshmsg_in *in, struct node_id *node)
 {
     struct mpread r;
@@ -72,6 +81,16 @@ void meshmsg_tunnel(struct meshmsg *m, const struct meshmsg_tunnel *t)
     msgpack_pack_uint64(&pk, t->number);
     msgpack_pack_uint32(&pk, t->kind);
     meshmsg_pack_bin(&pk, t->body, t->len);
+    meshmsg_finish(m);
+}
+
+void meshmsg_busy(struct meshmsg *m, const struct derp_key *dst, const struct derp_key *src, uint32_t ms)
+{
+    msgpack_packer pk;
+    meshmsg_begin(m, &pk, MESHMSG_BUSY, 3);
+    meshmsg_pack_bin(&pk, dst->b, KEY_LEN);
+    meshmsg_pack_bin(&pk, src->b, KEY_LEN);
+    msgpack_pack_uint32(&pk, ms);
     meshmsg_finish(m);
 }
 

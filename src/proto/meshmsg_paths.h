@@ -46,6 +46,8 @@ int meshmsg_read_links(const struct meshmsg_in *in, uint32_t *flags, struct mesh
 /* 1: a neighbour, 0: no more, -1: malformed. */
 int meshmsg_neighbour_next(struct meshmsg_neighbours *list, struct meshmsg_neighbour *n);
 int meshmsg_read_tunnel(const struct meshmsg_in *in, struct meshmsg_tunnel *t);
+/* BUSY: packets from src to dst had better not be sent for so many ms. */
+int meshmsg_read_busy(const struct meshmsg_in *in, struct derp_key *dst, struct derp_key *src, uint32_t *ms);
 int meshmsg_read_unreach(const struct meshmsg_in *in, struct node_id *node);
 
 /* ---- writing: always fits ---- */
@@ -54,6 +56,7 @@ int meshmsg_read_unreach(const struct meshmsg_in *in, struct node_id *node);
 void meshmsg_links(struct meshmsg *m, uint32_t flags, const struct meshmsg_neighbour *e, uint32_t n);
 /* t->len ≤ MESHMSG_MAX + 16 */
 void meshmsg_tunnel(struct meshmsg *m, const struct meshmsg_tunnel *t);
+void meshmsg_busy(struct meshmsg *m, const struct derp_key *dst, const struct derp_key *src, uint32_t ms);
 void meshmsg_unreach(struct meshmsg *m, const struct node_id *node);
 
 #endif

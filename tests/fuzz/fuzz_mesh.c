@@ -121,6 +121,12 @@ static void op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
         s->node_link = path->link[0];
 }
 
+static void op_busy(void *ctx, const struct derp_key *dst, const struct derp_key *src, uint32_t ms)
+{
+    (void)ctx;
+    expect(dst && src && ms <= MESH_BUSY_MAX_MS);
+}
+
 static void op_route(void *ctx, const struct derp_key *key, uint32_t node)
 {
     struct side *s = ctx;
@@ -162,6 +168,7 @@ static const struct mesh_ops OPS = {.random = op_random,
                                     .close = op_close,
                                     .link_ready = op_link_ready,
                                     .node_path = op_node_path,
+                                    .busy = op_busy,
                                     .route = op_route,
                                     .gone = op_gone,
                                     .pin = op_pin,

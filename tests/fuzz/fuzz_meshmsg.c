@@ -37,6 +37,18 @@ static void hello(const struct meshmsg_in *in)
     expect(memcmp(&a.ephemeral, &b.ephemeral, sizeof a.ephemeral) == 0);
 }
 
+static void busy(const struct meshmsg_in *in)
+{
+    struct derp_key key[4];
+    uint32_t ms, back;
+    if (meshmsg_read_busy(in, &key[0], &key[1], &ms) != 0)
+        return;
+    meshmsg_busy(&out, &key[0], &key[1], ms);
+    struct meshmsg_in again = reopen(MESHMSG_BUSY);
+    expect(meshmsg_read_busy(&again, &key[2], &key[3], &back) == 0 && back == ms);
+    expect(key_equal(&key[0], &key[2]) && key_equal(&key[1], &key[3]));
+}
+
 static void lane(const struct meshmsg_in *in)
 {
     struct meshmsg_lane a, b;
@@ -156,6 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         expect(min <= max);
     hello(&in);
     lane(&in);
+    busy(&in);
     meshmsg_read_auth(&in, &id, bytes);
     meshmsg_read_ping(&in, &a, &b, &c);
     meshmsg_read_bye(&in, &type);

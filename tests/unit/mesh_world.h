@@ -46,6 +46,9 @@ struct world_node {
     uint64_t gone[WORLD_KEYS];           /* how often */
     uint64_t moved[WORLD_KEYS];          /* the same */
     uint64_t gone_at[WORLD_KEYS];
+    unsigned busy; /* how often we were told, and what last */
+    struct derp_key busy_dst, busy_src;
+    uint32_t busy_ms;
     char last_log[700], last_warning[700];
     uint64_t alarms;
     uint64_t derper_dial[WORLD_NODES], derper_dials; /* to be answered by the test */
@@ -422,6 +425,16 @@ static inline void world_op_node_path(void *ctx, uint32_t node, const struct mes
     n->lost += path->via == NODE_NONE;
 }
 
+static inline void world_op_busy(void *ctx, const struct derp_key *dst, const struct derp_key *src,
+                                 uint32_t ms)
+{
+    struct world_node *n = ctx;
+    n->busy++;
+    n->busy_dst = *dst;
+    n->busy_src = *src;
+    n->busy_ms = ms;
+}
+
 static inline void world_op_route(void *ctx, const struct derp_key *key, uint32_t node)
 {
     struct world_node *n = ctx;
@@ -485,6 +498,7 @@ static const struct mesh_ops WORLD_OPS = {
     .close = world_op_close,
     .link_ready = world_op_link_ready,
     .node_path = world_op_node_path,
+    .busy = world_op_busy,
     .route = world_op_route,
     .moved = world_op_moved,
     .gone = world_op_gone,

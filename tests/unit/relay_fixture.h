@@ -20,6 +20,10 @@ struct asked {
     enum stat_id why;
     struct derp_key gleaned, missed;
     struct node_id gleaned_at, unreached, missed_at;
+    unsigned client_busy;
+    struct derp_key busy_src;
+    struct node_id busy_node;
+    uint32_t busy_ms;
     struct conn_ref slowed;
     uint8_t control_bytes[64 << 10];
     size_t control_len;
@@ -115,7 +119,19 @@ static inline void rig_on_close(void *ctx, struct conn *c, enum stat_id why, con
     stream_close(&c->stream, text);
 }
 
-static const struct relay_ops rig_ops = {.catch_up = rig_on_catch_up,
+static inline void rig_on_client_busy(void *ctx, const struct conn *c, const struct derp_key *src,
+                                      const struct node_id *node, uint32_t ms)
+{
+    struct rig *g = ctx;
+    (void)c;
+    g->asked.client_busy++;
+    g->asked.busy_src = *src;
+    g->asked.busy_node = *node;
+    g->asked.busy_ms = ms;
+}
+
+static const struct relay_ops rig_ops = {.client_busy = rig_on_client_busy,
+                                         .catch_up = rig_on_catch_up,
                                          .active = rig_on_active,
                                          .home = rig_on_home,
                                          .glean = rig_on_glean,
@@ -368,9 +384,10 @@ static inline size_t rig_random_step(void *ctx)
 static inline uint64_t rig_drops(const struct rig *g)
 {
     static const enum stat_id drops[] = {
-        STAT_DROP_NO_ROUTE, STAT_DROP_QUEUE_FULL,   STAT_DROP_QUEUE_OLD,    STAT_DROP_BUDGET,
-        STAT_DROP_GONE,     STAT_DROP_INBOX_FULL,   STAT_DROP_MESH_HOPS,    STAT_DROP_MESH_NO_CLIENT,
-        STAT_DROP_MESH_BAD, STAT_DROP_MESH_TRANSIT, STAT_DROP_MESH_NO_PATH, STAT_DROP_NO_MEMORY};
+        STAT_DROP_NO_ROUTE, STAT_DROP_QUEUE_FULL,   STAT_DROP_QUEUE_OLD, STAT_DROP_BUDGET,
+        STAT_DROP_GONE,     STAT_DROP_INBOX_FULL,   STAT_DROP_MESH_HOPS, STAT_DROP_MESH_NO_CLIENT,
+        STAT_DROP_MESH_BAD, STAT_DROP_MESH_TRANSIT, STAT_DROP_BUSY,      STAT_DROP_MESH_NO_PATH,
+        STAT_DROP_NO_MEMORY};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++)
         sum += rig_stat(g, drops[i]);

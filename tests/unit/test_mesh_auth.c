@@ -90,6 +90,14 @@ static void v_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
     v->up = path->link[0];
 }
 
+static void v_busy(void *ctx, const struct derp_key *dst, const struct derp_key *src, uint32_t ms)
+{
+    (void)ctx;
+    (void)dst;
+    (void)src;
+    (void)ms;
+}
+
 static void v_route(void *ctx, const struct derp_key *key, uint32_t node)
 {
     (void)ctx;
@@ -133,6 +141,7 @@ static const struct mesh_ops V_OPS = {.random = v_random,
                                       .close = v_close,
                                       .link_ready = v_link_ready,
                                       .node_path = v_node_path,
+                                      .busy = v_busy,
                                       .route = v_route,
                                       .gone = v_gone,
                                       .pin = v_pin,

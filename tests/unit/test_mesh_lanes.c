@@ -275,6 +275,31 @@ static void a_removed_mesh_key_takes_its_lanes_along(void **state)
     two_free(&t);
 }
 
+/* BUSY goes over the control link to the node of the sender, seldom, and counts for a moment only. */
+static void a_full_client_is_told_to_the_senders_node(void **state)
+{
+    (void)state;
+    struct two t = two_new(15, 2);
+    two_start(&t, 2000);
+    struct derp_key dst = world_key(1), src = world_key(2);
+    struct node_id id, unknown = {{7}};
+    node_id_of(&id, t.w->node[1].name);
+    for (int i = 0; i < 10; i++)
+        mesh_busy(t.w->node[0].mesh, &id, &dst, &src, 60000, t.w->now);
+    mesh_busy(t.w->node[0].mesh, &unknown, &dst, &src, 10, t.w->now + 100);
+    world_run(t.w, t.w->now + 200);
+    assert_int_equal(t.w->node[1].busy, 1);
+    assert_true(key_equal(&t.w->node[1].busy_dst, &dst) && key_equal(&t.w->node[1].busy_src, &src));
+    assert_int_equal(t.w->node[1].busy_ms, MESH_BUSY_MAX_MS);
+    assert_int_equal(count_of(&t, 0).busy_sent, 1);
+    assert_int_equal(count_of(&t, 1).busy_received, 1);
+    mesh_busy(t.w->node[0].mesh, &id, &dst, &src, 10, t.w->now);
+    world_run(t.w, t.w->now + 200);
+    assert_int_equal(t.w->node[1].busy, 2);
+    assert_int_equal(t.w->node[1].busy_ms, 10);
+    two_free(&t);
+}
+
 /* ---- who is refused ---- */
 
 struct forger {
@@ -482,6 +507,7 @@ int main(void)
         cmocka_unit_test(another_instance_has_its_own),
         cmocka_unit_test(lanes_follow_the_map),
         cmocka_unit_test(a_removed_mesh_key_takes_its_lanes_along),
+        cmocka_unit_test(a_full_client_is_told_to_the_senders_node),
         cmocka_unit_test(no_changed_byte_gets_a_lane),
         cmocka_unit_test(each_fault_has_its_counter),
         cmocka_unit_test(a_recorded_lane_is_refused),

@@ -42,6 +42,17 @@ static void test_bytes(void **state)
               "93c40809000000000000000007");
     meshmsg_unreach(&m, &e[0].node);
     bytes_are("600000000c920fc4080102030405060708");
+    struct derp_key dst = {{1, 2}}, src = {{3, 4}}, dst2, src2;
+    struct meshmsg_in in;
+    uint32_t type, ms;
+    meshmsg_busy(&m, &dst, &src, 150);
+    bytes_are("6000000048"
+              "9410c4200102000000000000000000000000000000000000000000000000000000000000"
+              "c4200304000000000000000000000000000000000000000000000000000000000000"
+              "cc96");
+    assert_int_equal(meshmsg_open(&in, &type, m.b + FRAME_HEADER_LEN, m.n - FRAME_HEADER_LEN), 0);
+    assert_int_equal(meshmsg_read_busy(&in, &dst2, &src2, &ms), 0);
+    assert_true(key_equal(&dst, &dst2) && key_equal(&src, &src2) && ms == 150);
     struct meshmsg_tunnel t = {.to = e[0].node,
                                .from = e[1].node,
                                .number = 5,

@@ -447,6 +447,82 @@ static void a_transit_node_hands_on_directly_or_not_at_all(void **state)
     rig_free(z);
 }
 
+/* What other nodes send through here has the share of one client of ours, however many senders that is. */
+static void transit_does_not_push_out_our_own(void **state)
+{
+    struct pair *t = *state;
+    struct rig *z = rig_new(0, 1, "z");
+    struct conn *yz = rig_link(t->y, 1, "z");
+    struct derp_key key = rig_key(0xc);
+    routes_remote_set(t->y->relay.routes, &key, 1);
+    for (uint32_t i = 0; i < 100; i++) /* 100 KB of ours, far below half of what may wait */
+        send_one(t->y, t->b, &key, i, 1000);
+    for (uint32_t i = 0; i < 3000; i++) {
+        struct rig_bytes f = {0};
+        struct derp_key stranger = rig_key((uint8_t)(0x20 + i % 50)); /* fifty senders */
+        add_data(&f, 0, 3, "z", &key, &stranger, 1000);
+        feed(t->y, t->yx, &f, true);
+    }
+    assert_true(rig_stat(t->y, STAT_DROP_QUEUE_FULL) > 500);
+    size_t n, ours = 0, off = 0, first = 0;
+    uint8_t *out = rig_take(t->y, yz, &n);
+    for (size_t at = 0; off < n; at++) {
+        struct frame f;
+        struct mesh_data d;
+        off += frame_peek(&f, out + off, n - off);
+        assert_int_equal(mesh_data_parse(&d, &f), 0);
+        ours += key_equal(d.src, &t->b_key);
+        if (at < 120)
+            first += key_equal(d.src, &t->b_key);
+    }
+    free(out);
+    assert_int_equal(ours, 100);
+    assert_true(first > 30); /* they take turns */
+    rig_free(z);
+}
+
+/* b, a client of y, takes nothing of what a, a client of x, sends: x hears it and drops that and nothing else, for a while. */
+static void a_full_client_is_told_to_its_senders_node(void **state)
+{
+    struct pair *t = *state;
+    struct derp_key c_key = rig_key(0xc), d_key = rig_key(0xd);
+    struct conn *c = rig_client(t->x, &c_key);
+    uint64_t now = uv_now(&t->x->loop);
+    routes_remote_set(t->x->relay.routes, &d_key, 3);
+    rig_client(t->y, &d_key);
+    for (uint32_t i = 0; i < 250; i++) {
+        send_one(t->x, t->a, &t->b_key, i, 1000);
+        pass_link(t->x, t->xy, t->y, t->yx);
+    }
+    assert_int_equal(t->y->asked.client_busy, 1); /* seldom */
+    assert_true(key_equal(&t->y->asked.busy_src, &t->a_key));
+    assert_memory_equal(&t->y->asked.busy_node, &t->x->relay.self, sizeof(struct node_id));
+    assert_in_range(t->y->asked.busy_ms, 1, MESH_BUSY_MAX_MS);
+
+    relay_busy(&t->x->relay, &t->b_key, &t->a_key, now + 50);
+    send_one(t->x, t->a, &t->b_key, 1, 1000);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_BUSY), 1);
+    assert_int_equal(t->x->asked.slow_down, 1);
+    assert_int_equal(t->xy->stream.q.bytes, 0);
+    struct rig_bytes f = {0};
+    rig_add_packet(&f, &t->b_key, 2, 100, true); /* disco finds a way */
+    rig_add_packet(&f, &d_key, 3, 100, false);   /* to another one */
+    feed(t->x, t->a, &f, false);
+    send_one(t->x, c, &t->b_key, 4, 100); /* from another one */
+    assert_int_equal(rig_stat(t->x, STAT_DROP_BUSY), 1);
+    assert_true(t->xy->stream.q.bytes >= 3 * (MESH_DATA_OVERHEAD + 100));
+    relay_busy(&t->x->relay, &t->b_key, &t->a_key, now); /* over */
+    send_one(t->x, t->a, &t->b_key, 5, 1000);
+    assert_int_equal(rig_stat(t->x, STAT_DROP_BUSY), 1);
+
+    /* One whose flow is thin is not the one to blame. */
+    t->b->busy_at = 0;
+    uv_update_time(&t->y->loop);
+    add_data(&f, 0, 3, "y", &t->b_key, &c_key, 10);
+    feed(t->y, t->yx, &f, true);
+    assert_int_equal(t->y->asked.client_busy, 1);
+}
+
 enum { FLOWS = 400 };
 
 /* Which of the lanes holds the one packet that is sent from a to each of the keys. */
@@ -636,6 +712,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_half_dead_connection_is_passed_by, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_transit_node_hands_on_directly_or_not_at_all, setup_pair,
                                         teardown_pair),
+        cmocka_unit_test_setup_teardown(transit_does_not_push_out_our_own, setup_pair, teardown_pair),
+        cmocka_unit_test_setup_teardown(a_full_client_is_told_to_its_senders_node, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(flows_are_spread_over_lanes, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(an_unknown_source_is_gleaned_once, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(no_link_is_no_route, setup_pair, teardown_pair),

@@ -155,6 +155,28 @@ static void a_paused_stream_reads_nothing_and_loses_nothing(void **state)
     }
 }
 
+/* However much waits: the others' turn comes. */
+static void a_stream_is_read_a_few_times_a_turn(void **state)
+{
+    (void)state;
+    EACH_KIND(k)
+    {
+        struct bench *b = bench_connected(KIND(k));
+        stream_pause(&b->server->s);
+        end_send(b->client, 60000);
+        turns(b, 50);
+        b->server->s.read_max = 8192;
+        stream_resume(&b->server->s);
+        for (int i = 0; i < 20; i++) {
+            uint64_t before = b->server->s.bytes_in;
+            turns(b, 1);
+            assert_true(b->server->s.bytes_in - before <= (uint64_t)4 * 8192);
+        }
+        bench_until(b, server_has_all);
+        bench_free(b);
+    }
+}
+
 static bool pause_again(struct end *e)
 {
     stream_pause(&e->s);
@@ -458,6 +480,7 @@ int main(void)
         cmocka_unit_test(frames_arrive_and_are_counted_as_they_leave),
         cmocka_unit_test(what_is_sent_early_waits_for_the_connection),
         cmocka_unit_test(a_paused_stream_reads_nothing_and_loses_nothing),
+        cmocka_unit_test(a_stream_is_read_a_few_times_a_turn),
         cmocka_unit_test(pausing_within_input_loses_nothing),
         cmocka_unit_test(finish_sends_everything_first),
         cmocka_unit_test(finish_waits_for_what_is_in_flight),
