@@ -103,9 +103,10 @@ NODE = {
     "bootstrap": set(),
     "varz": {"bootstrap", "stats", "worker"},
     "pages": {"bootstrap", "http", "stream", "varz", "worker"},
-    "worker.c": {"derper_watch", "http", "limits", "link_io", "session", "stream"},
-    "session": {"derper_watch", "http", "limits", "link_io", "login", "pages", "proxied", "refuse", "reserve", "stream", "worker"},
+    "worker.c": {"derper_watch", "gate", "http", "limits", "link_io", "session", "stream"},
+    "session": {"derper_watch", "gate", "http", "limits", "link_io", "login", "pages", "proxied", "refuse", "reserve", "stream", "worker"},
     "derper_peer": {"inbox", "relay", "site", "stats", "stream", "worker"},
+    "gate": {"http", "limits", "session", "stream", "stun_udp", "worker"},
     "derper_watch": {"inbox", "relay", "session", "site", "stats", "stream", "worker"},
     "link_watch.h": set(),
     "link_watch.c": {"conn", "tcp_info"},
@@ -113,7 +114,7 @@ NODE = {
     # the control thread: reaches workers by their inboxes only
     "control": {"admission", "allow", "bootstrap", "clients", "varz", "inbox", "keystore", "limits", "listen", "site", "stats", "tcp_info", "verify_socket",
                 "verify_url", "worker"},
-    "status": {"control", "site", "stats", "worker"},
+    "status": {"control", "limits", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
     "cert_watch": {"control", "site", "status", "tls"},
     "admin": {"control", "oneshot", "reload", "status"},
@@ -128,7 +129,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The three tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap", "nodemap"}, "keymap": set(), "nodemap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"admin", "derper_peer", "derper_watch", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"admin", "derper_peer", "derper_watch", "gate", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

@@ -17,12 +17,14 @@ enum cli_exit {
 
 int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
+int cli_drain(int argc, char **argv);
 int cli_follow(int argc, char **argv);
 int cli_keygen(int argc, char **argv);
 int cli_map(int argc, char **argv);
 int cli_probe(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_where(int argc, char **argv);
+int cli_undrain(int argc, char **argv);
 int cli_version(int argc, char **argv);
 
 /* Started under the name derper: its flags, its defaults (derper.c). */

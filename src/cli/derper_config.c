@@ -463,6 +463,7 @@ static int fill(struct load *l)
     struct config *c = l->c;
 
     c->load = derper_config;
+    c->drain_timeout_ms = 0; /* derper ends at once */
     c->derper = calloc(1, sizeof(*c->derper));
     if (!c->derper || set_text(&c->state, NULL))
         return fail(l, "out of memory");

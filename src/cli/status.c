@@ -159,6 +159,8 @@ static void print_node(const json_t *s)
         admin_print(admin_str(listen, "http", "off"));
         printf(", stun ");
         admin_print(admin_str(listen, "stun", "off"));
+        if (strcmp(admin_str(s, "gate", "open"), "open") != 0)
+            printf(" (closed: %s)", admin_str(s, "gate", "?"));
         printf("\n");
     }
     print_certificate(json_object_get(s, "certificate"));

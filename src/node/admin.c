@@ -39,6 +39,22 @@ static void on_reloaded(void *ctx, const char *err, const char *changes)
     answer(ctx, err ? status_error(err) : json_pack("{s:b, s:s}", "ok", 1, "changes", changes));
 }
 
+static json_t *drain(struct control *c)
+{
+    uint64_t ms = c->site->config->drain_timeout_ms;
+    control_drain(c, ms);
+    return json_pack("{s:b, s:I, s:I}", "ok", 1, "clients", (json_int_t)clients_connections(c->clients),
+                     "within_s", (json_int_t)(ms / 1000));
+}
+
+static json_t *undrain(struct control *c)
+{
+    bool was = c->draining;
+    control_undrain(c);
+    return json_pack("{s:b, s:b, s:I}", "ok", 1, "was_draining", was, "clients",
+                     (json_int_t)clients_connections(c->clients));
+}
+
 static void command(struct admin *a, struct oneshot_conn *conn, const json_t *req)
 {
     const char *cmd = json_string_value(json_object_get(req, "cmd"));
@@ -50,8 +66,12 @@ static void command(struct admin *a, struct oneshot_conn *conn, const json_t *re
         answer(conn, status_where(a->control, json_string_value(json_object_get(req, "key"))));
     else if (strcmp(cmd, "reload") == 0)
         reload_ask(a->reload, on_reloaded, conn);
+    else if (strcmp(cmd, "drain") == 0)
+        answer(conn, drain(a->control));
+    else if (strcmp(cmd, "undrain") == 0)
+        answer(conn, undrain(a->control));
     else
-        answer(conn, status_error("unknown command: there are status, where and reload"));
+        answer(conn, status_error("unknown command: there are status, where, reload, drain and undrain"));
 }
 
 static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, size_t n)

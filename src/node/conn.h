@@ -62,6 +62,7 @@ struct conn {
     struct conn *wheel_prev, *wheel_next;
     uint32_t wheel_slot;
     uint64_t keepalive_at; /* client: ms */
+    uint64_t leave_at;     /* client: ms when it is closed, the node drains; 0: it may stay */
     uint64_t client_since; /* client: ms of its login */
     struct pause pause;
     struct resume resume; /* client: it sends faster than it may */

@@ -337,6 +337,7 @@ static void on_prepare(uv_prepare_t *prepare)
 static void carrying_tell(struct control *c)
 {
     struct mesh_carrying carrying = {.transit_off = !c->site->config->transit,
+                                     .draining = c->draining,
                                      .overloaded = control_stat_recent(c, STAT_DROP_BUDGET) > 0 ||
                                                    control_stat_recent(c, STAT_DROP_INBOX_FULL) > 0};
     if (c->mesh)
@@ -460,6 +461,30 @@ void control_set_site(struct control *c, struct site *site)
     site_unref(old);
     if (c->on_site)
         c->on_site(c->site_ctx);
+}
+
+static void set_draining(struct control *c, bool on, uint64_t ms)
+{
+    c->draining = on;
+    c->drain_since = control_now();
+    atomic_store(&c->limits->draining, on);
+    carrying_tell(c);
+    control_tell_all(c, &(struct inbox_msg){.type = IN_DRAIN, .flag = on, .number = ms});
+}
+
+void control_drain(struct control *c, uint64_t ms)
+{
+    log_info("serve", "draining: listeners are closed, STUN is silent clients=%zu within_ms=%llu",
+             clients_connections(c->clients), (unsigned long long)ms);
+    set_draining(c, true, ms);
+}
+
+void control_undrain(struct control *c)
+{
+    if (c->draining)
+        log_info("serve", "draining is over: listeners are open clients=%zu",
+                 clients_connections(c->clients));
+    set_draining(c, false, 0);
 }
 
 void control_stop(struct control *c)

@@ -81,6 +81,8 @@ struct control {
     uint64_t started, site_since;              /* ms */
     uint64_t samples[CONTROL_SAMPLES][STAT_N]; /* sums every CONTROL_SAMPLE_MS, in a ring */
     unsigned sample_at;
+    bool draining;
+    uint64_t drain_since;       /* ms */
     struct control_cert cert;   /* kept by cert_watch.c */
     char refused[2048];         /* why the last reload changed nothing; "" if it did */
     void (*on_site)(void *ctx); /* another site is served; NULL: nobody asks */
@@ -96,6 +98,10 @@ int control_init(struct control *c, uint64_t seed);
 int control_start(struct control *c, char *err, size_t err_len);
 /* Serves this from now on: tells workers and mesh.  The reference is taken over. */
 void control_set_site(struct control *c, struct site *site);
+/* Closes the listeners and sends all clients away within ms, or opens and keeps those that are left.  The node stays in the
+ * mesh, which is told. */
+void control_drain(struct control *c, uint64_t ms);
+void control_undrain(struct control *c);
 /* Ends the mesh and asks all workers to stop; on_stopped follows. */
 void control_stop(struct control *c);
 void control_close(struct control *c);  /* closes its handles */

@@ -59,6 +59,7 @@ enum inbox_type {
     IN_LINK_READY,  /* ref, node: it has proven to be that node's, data may pass */
     IN_LINK_CLOSE,  /* ref, bytes: why */
     IN_ADMIT_ANSWER, /* key, ref, flag, number = enum stat_id: the login goes on, or the connection is closed */
+    IN_DRAIN,        /* flag: send all clients away within number ms; else they may stay */
     IN_SITE,         /* site (a reference): new certificate, map, limits */
     IN_STOP          /* close everything, answer IN_STOPPED */
 };

@@ -31,6 +31,8 @@ void limits_init(struct login_limits *l, uint64_t seed)
     atomic_init(&l->max_clients, 0);
     atomic_init(&l->total, 0);
     atomic_init(&l->clients, 0);
+    atomic_init(&l->draining, false);
+    atomic_init(&l->full, false);
     atomic_init(&l->accept_interval, 0);
     atomic_init(&l->accept_window, 0);
     atomic_init(&l->accept_due, 0);
@@ -184,6 +186,20 @@ bool limits_descriptor_left(void)
         return errno != EMFILE && errno != ENFILE;
     close(fd);
     return true;
+}
+
+bool limits_shut(struct login_limits *l)
+{
+    uint32_t n = atomic_load_explicit(&l->clients, memory_order_relaxed);
+    uint32_t max = atomic_load_explicit(&l->max_clients, memory_order_relaxed);
+    bool was = atomic_load_explicit(&l->full, memory_order_relaxed);
+    bool full = was ? (uint64_t)n * 10 > (uint64_t)max * 9 : n >= max;
+    if (full != was && atomic_compare_exchange_strong(&l->full, &was, full))
+        log_warn("serve",
+                 full ? "full: listeners are closed, STUN is silent clients=%u max_clients=%u"
+                      : "no longer full: listeners are open again clients=%u max_clients=%u",
+                 n, max);
+    return full || atomic_load_explicit(&l->draining, memory_order_relaxed);
 }
 
 uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a)

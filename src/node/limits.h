@@ -19,6 +19,7 @@ struct login_limits {
     _Atomic uint32_t max_clients;
     _Atomic uint32_t total;
     _Atomic uint32_t clients;
+    _Atomic bool draining, full; /* full: from max_clients until 90 % of it are left */
     /* New connections in time (limits_accept): each moves due by interval, which may be window ahead of now. */
     _Atomic uint64_t accept_interval, accept_window, accept_due; /* ns; interval 0: no limit */
     _Atomic uint16_t prefix[LIMITS_BUCKETS];
@@ -42,6 +43,8 @@ bool limits_client_enter(struct login_limits *l);
 void limits_client_leave(struct login_limits *l);
 /* Whether the process may open one more descriptor now; where it may not, libuv closes new connections without a word. */
 bool limits_descriptor_left(void);
+/* Whether new connections are not wanted now: full or draining.  Says so in the log when it becomes full or not. */
+bool limits_shut(struct login_limits *l);
 uint32_t limits_prefix_count(const struct login_limits *l, const struct conn_addr *a);
 
 #endif

@@ -1,10 +1,10 @@
 /* A node's life: everything is made before anything runs, and taken down in the opposite order.
  *
  * Happy path: site, lock, sockets, workers, mesh, admin socket, metrics → threads start → READY → the
- * control loop runs until TERM or INT → mesh says goodbye, workers close all → IN_STOPPED of each → threads
+ * control loop runs until TERM (clients leave first) or INT → mesh says goodbye, workers close all → IN_STOPPED of each → threads
  * are joined.
  * Failure: before READY, one sentence and everything made so far is taken down.  Workers that do not stop
- * within drain_timeout, or a second signal: the process ends as it stands. */
+ * within STOP_MS, or a further signal: the process ends as it stands. */
 #include "node/server.h"
 
 #include <signal.h>
@@ -30,7 +30,7 @@
 #include "node/tcp_info.h"
 #include "node/varz.h"
 
-enum { SIGNALS = 4, BUDGET_MAX = 256 << 20 };
+enum { STOP_MS = 20000, DRAIN_LOOK_MS = 100, SIGNALS = 4, BUDGET_MAX = 256 << 20 };
 
 struct server {
     uv_loop_t loop;
@@ -46,7 +46,9 @@ struct server {
     struct worker *workers[WORKERS_MAX];
     struct listen_fds fds[WORKERS_MAX];
     uv_signal_t signals[SIGNALS];
-    uv_timer_t stop_timer;
+    uv_timer_t stop_timer, drain_timer;
+    uint64_t
+        drain_until; /* ms: a SIGTERM came, and the clients that are left then are closed; 0: none came */
     bool running, stopping; /* threads have been started; are being stopped */
 };
 
@@ -195,8 +197,44 @@ static void stop(struct server *sv, const char *why)
     admin_stop(&sv->admin);
     metrics_stop(&sv->metrics);
     cert_watch_stop(&sv->certs);
-    uv_timer_start(&sv->stop_timer, on_too_late, sv->control.site->config->drain_timeout_ms, 0);
+    uv_timer_stop(&sv->drain_timer);
+    uv_timer_start(&sv->stop_timer, on_too_late, STOP_MS, 0);
     control_stop(&sv->control);
+}
+
+static void on_drain(uv_timer_t *timer)
+{
+    struct server *sv = timer->data;
+    size_t left = clients_connections(sv->control.clients);
+    if (left == 0)
+        stop(sv, "drained");
+    else if (control_now() >= sv->drain_until)
+        stop(sv, "drain_timeout has passed");
+}
+
+/* Whether clients that are sent away can go to another node. */
+static bool has_others(const struct site *s)
+{
+    for (int i = 0; i < s->map->n_nodes; i++)
+        if (!s->map->nodes[i].backup && !s->map->nodes[i].stun_only && &s->map->nodes[i] != s->self)
+            return true;
+    return false;
+}
+
+/* SIGTERM: clients leave first, while the mesh still reaches them.  The second one ends that. */
+static void drain(struct server *sv)
+{
+    const struct site *s = sv->control.site;
+    uint32_t ms = s->config->drain_timeout_ms;
+    if (sv->stopping || sv->drain_until || ms == 0 || clients_connections(sv->control.clients) == 0 ||
+        !has_others(s)) {
+        stop(sv, "SIGTERM");
+        return;
+    }
+    systemd_notify("STOPPING=1");
+    sv->drain_until = control_now() + ms;
+    control_drain(&sv->control, ms);
+    uv_timer_start(&sv->drain_timer, on_drain, DRAIN_LOOK_MS, DRAIN_LOOK_MS);
 }
 
 static void close_handles(struct server *sv)
@@ -205,6 +243,7 @@ static void close_handles(struct server *sv)
     for (int i = 0; i < SIGNALS; i++)
         uv_close((uv_handle_t *)&sv->signals[i], NULL);
     uv_close((uv_handle_t *)&sv->stop_timer, NULL);
+    uv_close((uv_handle_t *)&sv->drain_timer, NULL);
     control_close(&sv->control);
 }
 
@@ -218,8 +257,10 @@ static void on_signal(uv_signal_t *handle, int signum)
     struct server *sv = handle->data;
     if (signum == SIGUSR1)
         log_status(sv);
-    else if (signum != SIGHUP)
-        stop(sv, signum == SIGTERM ? "SIGTERM" : "SIGINT");
+    else if (signum == SIGTERM)
+        drain(sv);
+    else if (signum == SIGINT)
+        stop(sv, "SIGINT");
     else if (!sv->stopping)
         reload_ask(&sv->reload, NULL, NULL);
 }
@@ -292,7 +333,8 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
         sv->signals[i].data = sv;
     }
     uv_timer_init(&sv->loop, &sv->stop_timer);
-    sv->stop_timer.data = sv;
+    uv_timer_init(&sv->loop, &sv->drain_timer);
+    sv->stop_timer.data = sv->drain_timer.data = sv;
     sv->varz = (struct varz){.workers = sv->workers, .started = time(NULL)};
     varz_set(&sv->varz, site->config);
     sv->varz.bootstrap = bootstrap_start(&sv->loop, site->config);

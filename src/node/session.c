@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "node/derper_watch.h"
+#include "node/gate.h"
 #include "node/http.h"
 #include "node/limits.h"
 #include "node/link_io.h"
@@ -383,6 +384,7 @@ static void become_client(struct conn *c)
     worker_tell(w, IN_CLIENT_UP, c, false);
     char text[KEY_TEXT_MAX], addr[CONN_ADDR_TEXT];
     key_public_text(text, &c->key);
+    gate_client(c);
     log_debug("client", "login key=%s from=%s", text, conn_addr_text(addr, &c->addr));
 }
 

@@ -22,6 +22,7 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_HOME_IN, "home_in", "times that a connection, not a new one, made this node its home"),
     COUNTER(STAT_HOME_OUT, "home_out", "times that a connection gave up this node as home"),
     GAUGE(STAT_LINKS, "links", "mesh connections"),
+    GAUGE(STAT_SHUT, "shut", "workers whose listeners are closed: the node is full or drains"),
     GAUGE(STAT_WATCHERS, "watchers", "derpers that have logged in as mesh peers"),
     COUNTER(STAT_REFUSED_LOGIN_LIMIT, "refused_login_limit", "closed: too many connections before login"),
     COUNTER(STAT_REFUSED_ADDRESS_LIMIT, "refused_address_limit",
@@ -85,6 +86,7 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_UNKNOWN_FRAMES, "unknown_frames", "frames of unknown types, skipped"),
     COUNTER(STAT_PEER_GONE_DISCONNECTED, "peer_gone_disconnected", "PeerGone sent: the peer disconnected"),
     COUNTER(STAT_PEER_GONE_NOT_HERE, "peer_gone_not_here", "PeerGone sent: the peer is not here"),
+    COUNTER(STAT_RESTARTING, "restarting", "Restarting frames sent: the node drains"),
     COUNTER(STAT_WATCH_PRESENT, "watch_present", "PeerPresent frames sent to derpers"),
     COUNTER(STAT_WATCH_GONE, "watch_gone", "PeerGone frames sent to derpers"),
     COUNTER(STAT_DUP_CLIENT_SWITCH, "dup_client_switch",
@@ -102,6 +104,7 @@ static const struct stat_info infos[STAT_N] = {
     COUNTER(STAT_STUN_IPV6, "stun_ipv6", "STUN requests answered over IPv6"),
     COUNTER(STAT_STUN_BAD, "stun_bad",
             "datagrams to the STUN port that were no request of a Tailscale client"),
+    COUNTER(STAT_STUN_SILENT, "stun_silent", "STUN requests not answered: the node is full or drains"),
     COUNTER(STAT_STUN_UNSENT, "stun_unsent", "STUN answers that the socket did not take"),
 };
 

@@ -21,6 +21,7 @@ enum stat_id {
     STAT_HOME_IN,   /* a connection said that this node is its home */
     STAT_HOME_OUT,  /* … is not any more */
     STAT_LINKS,     /* gauge: mesh connections */
+    STAT_SHUT,      /* gauge: workers that take no new connections */
     STAT_WATCHERS,  /* gauge: real derpers that have dialled us */
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
@@ -77,6 +78,7 @@ enum stat_id {
     STAT_UNKNOWN_FRAMES,
     STAT_PEER_GONE_DISCONNECTED,
     STAT_PEER_GONE_NOT_HERE,
+    STAT_RESTARTING,        /* Restarting frames: the client is sent away */
     STAT_WATCH_PRESENT,     /* PeerPresent to real derpers */
     STAT_WATCH_GONE,        /* PeerGone to them */
     STAT_DUP_CLIENT_SWITCH, /* another connection of the same key became the active one */
@@ -90,6 +92,7 @@ enum stat_id {
     STAT_STUN_SUCCESS,
     STAT_STUN_IPV6,   /* of these, over IPv6 */
     STAT_STUN_BAD,    /* silence: no request of a Tailscale client */
+    STAT_STUN_SILENT, /* not answered: the node is full or drains */
     STAT_STUN_UNSENT, /* the socket did not take the answer */
     STAT_N
 };

@@ -217,9 +217,25 @@ static void admission_problems(const struct control *c, const struct problems *p
                 a.allow_error);
 }
 
+static const char *gate(const struct control *c)
+{
+    return c->draining ? "draining" : atomic_load(&c->limits->full) ? "full" : "open";
+}
+
+static void gate_problems(const struct control *c, const struct problems *p)
+{
+    if (c->draining)
+        problem(p, "draining for %llu s: no new connections are taken; derpmesh undrain ends that",
+                (unsigned long long)(control_now() - c->drain_since) / 1000);
+    else if (atomic_load(&c->limits->full))
+        problem(p, "full (max_clients is %u): no new connections are taken until a tenth has left",
+                atomic_load(&c->limits->max_clients));
+}
+
 void status_problems(const struct control *c, void (*say)(void *ctx, const char *sentence), void *ctx)
 {
     struct problems p = {say, ctx};
+    gate_problems(c, &p);
     peer_problems(c, &p);
     status_certificate_problems(c, say, ctx);
     if (c->site->mesh_keys.n == 0 && other_nodes(c->site) > 0)
@@ -449,14 +465,14 @@ json_t *status_json(const struct control *c)
         json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)clients_connections(c->clients), "keys",
                   (json_int_t)clients_keys(c->clients), "home", (json_int_t)clients_homes(c->clients),
                   "login", (json_int_t)control_stat(c, STAT_LOGIN_PENDING));
-    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                     "node", s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id,
-                     "uptime_s", (json_int_t)((control_now() - c->started) / 1000), "public_key", key,
-                     "open_to_anyone", !config_admission(s->config), "listen", "derp", at[LISTEN_DERP].text,
-                     "http", at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate",
-                     certificate_json(s), "map", map_json(s), "clients", clients, "admission",
-                     admission_json(c), "mesh", mesh_json(c), "traffic", traffic_json(c), "problems",
-                     problems);
+    return json_pack(
+        "{s:s, s:s, s:i, s:I, s:s, s:b, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "node",
+        s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id, "uptime_s",
+        (json_int_t)((control_now() - c->started) / 1000), "public_key", key, "open_to_anyone",
+        !config_admission(s->config), "gate", gate(c), "listen", "derp", at[LISTEN_DERP].text, "http",
+        at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate", certificate_json(s), "map",
+        map_json(s), "clients", clients, "admission", admission_json(c), "mesh", mesh_json(c), "traffic",
+        traffic_json(c), "problems", problems);
 }
 
 /* ---- where ---- */

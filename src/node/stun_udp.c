@@ -47,6 +47,10 @@ static void answer(struct stun_udp *s, const uint8_t *p, size_t n, const struct 
         stats_add(s->stats, STAT_STUN_BAD, 1);
         return;
     }
+    if (s->silent) {
+        stats_add(s->stats, STAT_STUN_SILENT, 1);
+        return;
+    }
     uv_buf_t buf = uv_buf_init((char *)out, (unsigned)stun_response(out, txid, &addr));
     int sent = uv_udp_try_send(&s->udp, &buf, 1, from);
     stats_add(s->stats, sent < 0 ? STAT_STUN_UNSENT : STAT_STUN_SUCCESS, 1);
@@ -110,6 +114,7 @@ int stun_udp_open(struct stun_udp *s, uv_loop_t *loop, int fd, struct stats *sta
 
     s->stats = stats;
     s->on_closed = NULL;
+    s->silent = false;
     rc = uv_udp_init(loop, &s->udp);
     if (rc != 0) {
         close(fd);

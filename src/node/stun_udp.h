@@ -6,6 +6,7 @@
 #ifndef DERPMESH_NODE_STUN_UDP_H
 #define DERPMESH_NODE_STUN_UDP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
 
@@ -14,6 +15,7 @@
 struct stun_udp {
     uv_udp_t udp;
     struct stats *stats;
+    bool silent; /* set by the owner: answers nobody */
     void (*on_closed)(struct stun_udp *s);
     uint8_t buf[2048]; /* one datagram a call; requests have 40 bytes, longer than this is none */
 };

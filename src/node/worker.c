@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "node/derper_watch.h"
+#include "node/gate.h"
 #include "node/http.h"
 #include "node/limits.h"
 #include "node/link_io.h"
@@ -290,18 +291,7 @@ static void on_tick(uv_timer_t *t)
     wheel_turn(&w->wheel, uv_now(&w->loop), due, w);
     look_for_descriptors(w);
     stream_io_tidy(&w->io);
-    for (int i = 0; i < WORKER_LISTEN_MAX; i++)
-        if (w->listeners[i].on && w->listeners[i].pending)
-            session_accept(w, &w->listeners[i]);
-}
-
-static void on_connection(uv_stream_t *server, int status)
-{
-    struct worker_listener *l = server->data;
-    if (status < 0)
-        log_limited(LOG_ERROR, "worker", "accept: %s", uv_strerror(status));
-    else
-        session_accept(l->worker, l);
+    gate_turn(w);
 }
 
 /* ---- inbox ---- */
@@ -390,6 +380,12 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
     case IN_ADMIT_ANSWER:
         take_answer(w, m);
         break;
+    case IN_DRAIN:
+        if (m->flag)
+            gate_drain(w, m->number);
+        else
+            gate_undrain(w);
+        break;
     case IN_SITE:
         take_site(w, m->site);
         break;
@@ -450,9 +446,7 @@ static void worker_stop(struct worker *w)
     if (w->stopping)
         return;
     w->stopping = true;
-    for (int i = 0; i < WORKER_LISTEN_MAX; i++)
-        if (w->listeners[i].on)
-            uv_close((uv_handle_t *)&w->listeners[i].tcp, NULL);
+    gate_stop(w);
     if (w->stun_on)
         stun_udp_stop(&w->stun, NULL);
     link_io_stop(w);
@@ -466,26 +460,6 @@ static void worker_stop(struct worker *w)
 }
 
 /* ---- beginning and end ---- */
-
-static int add_listener(struct worker *w, int fd, enum http_port kind)
-{
-    for (int i = 0; i < WORKER_LISTEN_MAX; i++) {
-        struct worker_listener *l = &w->listeners[i];
-        if (l->on)
-            continue;
-        int err = uv_tcp_init(&w->loop, &l->tcp);
-        if (!err)
-            err = uv_tcp_open(&l->tcp, fd);
-        if (!err)
-            err = uv_listen((uv_stream_t *)&l->tcp, 4096, on_connection);
-        l->tcp.data = l;
-        l->worker = w;
-        l->port_kind = (uint8_t)kind;
-        l->on = true;
-        return err;
-    }
-    return UV_ENOSPC;
-}
 
 static int init_handles(struct worker *w, const struct worker_params *p)
 {
@@ -520,9 +494,9 @@ static int open_sockets(struct worker *w, const struct worker_params *p)
 {
     int err = 0;
     if (p->derp_fd >= 0)
-        err = add_listener(w, p->derp_fd, p->site->tls ? HTTP_MAIN : HTTP_MAIN_PLAIN);
+        err = gate_listen(w, p->derp_fd, p->site->tls ? HTTP_MAIN : HTTP_MAIN_PLAIN);
     if (!err && p->http_fd >= 0)
-        err = add_listener(w, p->http_fd, HTTP_PORT80);
+        err = gate_listen(w, p->http_fd, HTTP_PORT80);
     if (!err && p->stun_fd >= 0) {
         err = stun_udp_open(&w->stun, &w->loop, p->stun_fd, &w->stats);
         w->stun_on = err == 0;

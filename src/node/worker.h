@@ -30,8 +30,11 @@ struct login_limits; /* limits.h: counted over all workers */
 struct worker_listener {
     uv_tcp_t tcp;
     uint8_t port_kind; /* enum http_port */
-    bool on;
-    bool pending; /* a connection waits that there was no memory for */
+    bool used;         /* fd is a socket of ours, bound */
+    bool on;           /* … that listens, by tcp */
+    bool closing;      /* tcp is being closed */
+    bool pending;      /* a connection waits that there was no memory for */
+    int fd;
     struct worker *worker;
 };
 
@@ -65,6 +68,8 @@ struct worker {
     uint64_t descriptors_due; /* loop time of the next look */
     struct stun_udp stun;
     bool stun_on, started, stopping, rest_stopped;
+    bool shut;            /* gate.c: takes no new connections */
+    uint64_t drain_until; /* ms: by then all clients have been sent away; 0: they may stay */
     uv_timer_t tick;
     uv_check_t check;
     struct pauses pauses; /* senders whose receiver is full */

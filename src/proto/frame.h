@@ -48,7 +48,9 @@ enum {
     PEER_PRESENT_REGULAR = 1,
     PEER_PRESENT_MESH = 2, /* a node that watches, no client */
     PEER_PRESENT_PROBER = 4,
-    PEER_PRESENT_NOT_IDEAL = 8
+    PEER_PRESENT_NOT_IDEAL = 8,
+    /* Restarting: ms until the client should reconnect, ms for which it should try; clients take no notice of it */
+    FRAME_RESTARTING_BODY = 8
 };
 
 /* One frame in a buffer.  Borrowed: lives as long as the buffer it was read from. */

@@ -90,6 +90,28 @@ static void clients(void **state)
     free(l);
 }
 
+static void shut_while_full_or_draining(void **state)
+{
+    (void)state;
+    struct login_limits *l = make(30, 30, 20);
+    for (int i = 0; i < 20; i++) {
+        assert_false(limits_shut(l));
+        assert_true(limits_client_enter(l));
+    }
+    assert_true(limits_shut(l));
+    limits_client_leave(l);
+    assert_true(limits_shut(l)); /* not at once again: it would open and close with every client */
+    limits_client_leave(l);
+    assert_false(limits_shut(l));
+    assert_true(limits_client_enter(l));
+    assert_false(limits_shut(l));
+    atomic_store(&l->draining, true);
+    assert_true(limits_shut(l));
+    atomic_store(&l->draining, false);
+    assert_false(limits_shut(l));
+    free(l);
+}
+
 static void figures_from_the_machine(void **state)
 {
     (void)state;
@@ -159,9 +181,13 @@ static void from_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(per_prefix),   cmocka_unit_test(in_all),
-        cmocka_unit_test(clients),      cmocka_unit_test(figures_from_the_machine),
-        cmocka_unit_test(from_threads), cmocka_unit_test(accepts_in_time),
+        cmocka_unit_test(per_prefix),
+        cmocka_unit_test(in_all),
+        cmocka_unit_test(clients),
+        cmocka_unit_test(shut_while_full_or_draining),
+        cmocka_unit_test(figures_from_the_machine),
+        cmocka_unit_test(from_threads),
+        cmocka_unit_test(accepts_in_time),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,6 +172,29 @@ static void silence_for_strangers(void **state)
     finish(f);
 }
 
+static void silent_when_told(void **state)
+{
+    struct fixture *f = start("127.0.0.1", 0);
+    uint8_t request[STUN_REQUEST_LEN], txid[STUN_TXID_LEN] = {1}, answer[256];
+    struct stun_addr self;
+    int fd = client(f, "127.0.0.1", &self);
+
+    (void)state;
+    stun_request(request, txid);
+    f->stun.silent = true;
+    send(fd, request, sizeof request, 0);
+    run(f, 50);
+    assert_true(recv(fd, answer, sizeof answer, MSG_DONTWAIT) < 0);
+    assert_int_equal(stats_get(&f->stats, STAT_STUN_SILENT), 1);
+    f->stun.silent = false;
+    send(fd, request, sizeof request, 0);
+    run(f, 50);
+    assert_true(recv(fd, answer, sizeof answer, MSG_DONTWAIT) > 0);
+    assert_int_equal(stats_get(&f->stats, STAT_STUN_SUCCESS), 1); /* the former one is not answered late */
+    close(fd);
+    finish(f);
+}
+
 static void the_port_has_one_owner(void **state)
 {
     struct fixture *f = start("127.0.0.1", 0);
@@ -223,6 +246,7 @@ int main(void)
         cmocka_unit_test(answers),
         cmocka_unit_test(dual_stack),
         cmocka_unit_test(silence_for_strangers),
+        cmocka_unit_test(silent_when_told),
         cmocka_unit_test(the_port_has_one_owner),
         cmocka_unit_test(workers_share_the_port),
         cmocka_unit_test(not_our_address),

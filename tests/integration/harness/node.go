@@ -92,7 +92,11 @@ func (n *Node) args() []string {
 	if derpers := n.c.derpers(); len(derpers) > 0 && n.c.Kinds != nil {
 		args = append(args, "--derper-peers", strings.Join(derpers, ","))
 	}
-	return append(append(args, n.c.Args...), n.Args...)
+	args = append(append(args, n.c.Args...), n.Args...)
+	if !slices.Contains(args, "--drain-timeout") {
+		args = append(args, "--drain-timeout", "0s") // a test ends at once
+	}
+	return args
 }
 
 // Running says whether the program is there.
@@ -149,8 +153,10 @@ type AdmissionSource struct {
 
 // Status is the part of `derpmesh status --json` that tests look at.
 type Status struct {
-	Node    string `json:"node"`
-	Clients struct {
+	Node      string `json:"node"`
+	PublicKey string `json:"public_key"`
+	Gate      string `json:"gate"` // open, full or draining
+	Clients   struct {
 		Connections int `json:"connections"`
 		Keys        int `json:"keys"`
 		Home        int `json:"home"`
