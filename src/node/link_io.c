@@ -100,6 +100,7 @@ static int tell_open(struct conn *c, bool dialer, uint64_t dial)
 {
     char addr[CONN_ADDR_TEXT];
     conn_addr_text(addr, &c->addr);
+    stream_persist(&c->stream);
     bool bound = c->stream.ssl && !(dialer && is_proxied(c->link->site, c->link->node->id));
     uint8_t exporter[32] = {0};
     if (bound && tls_exporter(c->stream.ssl, exporter) < 0)

@@ -156,6 +156,10 @@ void stream_close(struct stream *s, const char *detail);
 /* Close once all that is queued has been written. */
 void stream_finish(struct stream *s);
 
+/* A connection between nodes: what is not acknowledged is sent again each second at the least, where the kernel can
+ * (Linux 6.15), and it is the mesh that gives up, not the kernel. */
+void stream_persist(struct stream *s);
+
 /* How long the socket has taken nothing although something waits, in ms; 0 if nothing waits. */
 /* The other side's TCP has not answered for a second, though there was something to acknowledge. */
 bool stream_unanswered(struct stream *s);

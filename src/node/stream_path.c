@@ -10,6 +10,10 @@
 
 #include "node/tcp_info.h"
 
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44 /* linux/tcp.h, since 6.15 */
+#endif
+
 enum { LOOK_MS = 50, RECORD_MS = 2, BATCH_MS = 10, LOWAT_MS = 25, LOWAT_MIN = 16 << 10 };
 
 static uint32_t at_most(uint64_t bytes, uint32_t least, uint32_t most)
@@ -46,4 +50,16 @@ bool stream_unanswered(struct stream *s)
         s->unanswered = tcp_info_unanswered(fd);
     }
     return s->unanswered;
+}
+
+/* TCP doubles the time until it tries again: a path that comes back after half a minute would be silent for another one.
+ * Fewer seconds a try would make fewer seconds in all, hence the second option: longer than MESH_LINK_DEAD_MS. */
+void stream_persist(struct stream *s)
+{
+    int most = 1000, give_up = 65000;
+    uv_os_fd_t fd;
+    if (uv_fileno((uv_handle_t *)&s->tcp, &fd) != 0 ||
+        setsockopt(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, &most, sizeof(most)) != 0)
+        return;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up, sizeof(give_up));
 }

@@ -60,8 +60,8 @@ func TestPartition(t *testing.T) {
 	for _, c := range append(leaveLeft, leaveRight...) {
 		c.Close()
 	}
-	connectMany(t, left, 20)
-	connectMany(t, right, 20)
+	connectMany(t, left, 30)
+	connectMany(t, right, 30)
 	twice := key.NewNode()
 	left.Connect(t, harness.Opts{Key: twice, Home: true})
 	time.Sleep(time.Second)
@@ -72,8 +72,8 @@ func TestPartition(t *testing.T) {
 	}
 	x.Net.Heal(t)
 	healed := time.Now()
-	all++ // as many left as came, and the one
-	harness.Eventually(t, 60*time.Second, "sets equal", func() error { return known(x.Cluster, all) })
+	all += 2*10 + 1
+	harness.Eventually(t, 60*time.Second, "sets equal", func() error { return known(x.Cluster, all, left, right) })
 	within(t, fmt.Sprintf("partition of %v: sets equal, no ghost, after", away), 5*time.Second, time.Since(healed))
 	x.flows(t, 30*time.Second, everyone)
 	within(t, fmt.Sprintf("partition of %v: packets across again after", away), 5*time.Second, time.Since(healed))
