@@ -171,8 +171,10 @@ type Status struct {
 			RTT        float64 `json:"rtt_ms"`
 			Keys       int     `json:"keys"`
 			Synced     bool    `json:"synced"`
-			Derper     bool    `json:"derper"`
-			Error      string  `json:"error"`
+			// The nodes that data for it goes over, itself the last; none: it cannot be reached.
+			Path   []string `json:"path"`
+			Derper bool     `json:"derper"`
+			Error  string   `json:"error"`
 		} `json:"peers"`
 	} `json:"mesh"`
 	OpenToAnyone bool `json:"open_to_anyone"`
@@ -258,6 +260,20 @@ func (n *Node) Where(k key.NodePublic) ([]Place, error) {
 		return nil, fmt.Errorf("where at %s: %w in %s", n.Name, err, out)
 	}
 	return w.Locations, nil
+}
+
+// Direct is nil if packets for each other node go there directly.
+func (n *Node) Direct() error {
+	s, err := n.Status()
+	if err != nil {
+		return err
+	}
+	for _, p := range s.Mesh.Peers {
+		if len(p.Path) > 1 {
+			return fmt.Errorf("from %s to %s over %s", n.Name, p.Name, p.Path[0])
+		}
+	}
+	return nil
 }
 
 // Signal sends one to the node's process.
