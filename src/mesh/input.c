@@ -93,7 +93,7 @@ static const char *on_info(struct mesh *m, struct link *l, const struct meshmsg_
     struct peer *p = l->peer;
     if (meshmsg_read_info(in, l->theirs.map_hash) != 0)
         return "malformed message";
-    if (l != p->link)
+    if (l->state != LINK_UP && l->state != LINK_SPARE)
         return NULL; /* peer_learn takes it when the link comes into use */
     memcpy(p->map_hash, l->theirs.map_hash, sizeof p->map_hash);
     if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
@@ -178,7 +178,7 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_SYNC_END:
     case MESHMSG_ANN:
     case MESHMSG_DIGEST:
-        return in_use ? learn_input(m, l, type, in) : NULL;
+        return in_use ? learn_input(m, l, type, in) : learn_unused(l, type, in);
     case MESHMSG_NOTHERE:
         return in_use ? learn_not_here(m, l, in) : NULL;
     case MESHMSG_LINKS:

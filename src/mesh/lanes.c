@@ -358,7 +358,8 @@ void lanes_fill(const struct mesh *m, const struct peer *p, struct mesh_path *pa
         add(path, control);
     for (size_t i = 0; path->n == 0 && i < m->n_links;
          i++) /* the one before, until the new one is confirmed */
-        if (m->links[i]->peer == p && m->links[i]->state == LINK_LAME && m->links[i]->confirmed)
+        if (m->links[i]->peer == p && m->links[i]->state == LINK_LAME && m->links[i]->confirmed &&
+            !m->links[i]->is_tunnel)
             add(path, m->links[i]);
 }
 

@@ -36,12 +36,15 @@ void learn_start(struct mesh *m, struct link *l)
 {
     l->peer->synced = false;
     peer_heard(m, l->peer);
-    ask(m, l, false);
+    if (l->sync_asked)
+        l->sync_missed = true; /* in use again before that was answered: two answers would be confused */
+    else
+        ask(m, l, false);
 }
 
 void learn_tick(struct mesh *m, struct link *l)
 {
-    if (l->sync_missed && m->now >= l->asked_at + SYNC_MIN_MS)
+    if (l->sync_missed && !l->sync_asked && m->now >= l->asked_at + SYNC_MIN_MS)
         ask(m, l, false);
 }
 
@@ -105,6 +108,11 @@ static const char *on_begin(struct mesh *m, struct link *l, const struct meshmsg
     if (b.mode == MESHMSG_SYNC_FULL) {
         why = begin_full(m, l, &b);
     } else if (b.mode == MESHMSG_SYNC_CHANGES) {
+        if (l->sync_asked && l->sync_missed && (!same || b.since != p->in_seq)) {
+            l->sync_run = (int)b.mode; /* since what we held then, and do not hold any more: void */
+            l->sync_asked = false;
+            return NULL;
+        }
         if (!l->sync_asked || !same || b.since != p->in_seq)
             why = "a sync that was not asked for";
     } else if (b.mode == MESHMSG_SYNC_BUCKETS) {
@@ -119,7 +127,7 @@ static const char *on_begin(struct mesh *m, struct link *l, const struct meshmsg
         return why;
     l->sync_run = (int)b.mode;
     if (b.mode != MESHMSG_SYNC_BUCKETS) {
-        l->sync_asked = false;
+        l->sync_asked = l->sync_missed = false;
         p->synced = false;
         peer_heard(m, p);
     }
@@ -142,12 +150,12 @@ static const char *on_end(struct mesh *m, struct link *l, const struct meshmsg_i
 {
     struct peer *p = l->peer;
     uint64_t boot, seq;
-    if (l->sync_run < 0 || meshmsg_read_sync_end(in, &boot, &seq) != 0 || boot != p->set_boot)
+    if (l->sync_run < 0 || meshmsg_read_sync_end(in, &boot, &seq) != 0 || boot != l->theirs.boot)
         return MALFORMED;
     int run = l->sync_run;
     l->sync_run = -1;
     l->buckets_asked = false;
-    if (l->sync_asked || run == MESHMSG_SYNC_BUCKETS)
+    if (l->sync_asked || l->sync_missed || run == MESHMSG_SYNC_BUCKETS)
         return NULL;
     if (run == MESHMSG_SYNC_FULL)
         places_sync_end(m, p);
@@ -271,4 +279,21 @@ const char *learn_input(struct mesh *m, struct link *l, uint32_t type, const str
     default:
         return on_ann(m, l, in);
     }
+}
+
+const char *learn_unused(struct link *l, uint32_t type, const struct meshmsg_in *in)
+{
+    struct meshmsg_sync_begin b;
+    if (type == MESHMSG_SYNC_END)
+        l->sync_run = -1;
+    if (type != MESHMSG_SYNC_BEGIN)
+        return NULL;
+    if (meshmsg_read_sync_begin(in, &b) != 0)
+        return MALFORMED;
+    l->sync_run = (int)b.mode;
+    if (b.mode == MESHMSG_SYNC_BUCKETS)
+        l->buckets_asked = false;
+    else
+        l->sync_asked = false;
+    return NULL;
 }

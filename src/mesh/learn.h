@@ -13,5 +13,7 @@ const char *learn_input(struct mesh *m, struct link *l, uint32_t type, const str
 
 /* The peer says that a key is not there, in answer to a frame.  NULL, or why the link has to be closed. */
 const char *learn_not_here(struct mesh *m, struct link *l, const struct meshmsg_in *in);
+/* The same on a link that is not in use: what it tells is void, but a question that it answers is answered. */
+const char *learn_unused(struct link *l, uint32_t type, const struct meshmsg_in *in);
 
 #endif

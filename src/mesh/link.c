@@ -153,8 +153,11 @@ static void link_ended_tunnel(struct mesh *m, struct peer *p, const struct link 
     tunnel_ended(m, p, l);
     if (p->link == l)
         p->link = NULL;
-    if (proven)
-        link_choose(m, p);
+    if (!proven)
+        return;
+    link_choose(m, p);
+    if (p->link) /* what the tunnel's HELLO said of its map may have been old */
+        memcpy(p->map_hash, p->link->theirs.map_hash, sizeof p->map_hash);
 }
 
 void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshmsg_bye bye, const char *why)
@@ -274,6 +277,7 @@ static void tunnel_use(struct mesh *m, struct link *l, bool same_instance)
     }
     peer_learn(m, p, l);
     mesh_log(m, MESH_LOG_INFO, "tunnel up peer=%s %s", p->name, l->from);
+    link_map_changed(m, l); /* since its HELLO */
     link_choose(m, p);
     if (l->sync_wanted)
         announce_sync(m, l, &l->held);
@@ -564,7 +568,7 @@ uint64_t link_next(const struct mesh *m, const struct link *l)
     next = judged < next ? judged : next;
     if (l->next_ping < next)
         next = l->next_ping;
-    if (l->sync_missed && l->asked_at + SYNC_MIN_MS < next)
+    if (l->state == LINK_UP && l->sync_missed && !l->sync_asked && l->asked_at + SYNC_MIN_MS < next)
         next = l->asked_at + SYNC_MIN_MS;
     return l->flush_at < next ? l->flush_at : next;
 }
