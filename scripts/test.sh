@@ -176,6 +176,7 @@ stage_sim() {
     [ -z "$LONG" ] || many=50000
     sim_seeds release --past tests/sim/seeds.txt --seeds "$some" --first 1
     sim_seeds release --seeds "$many" --first "$((SRANDOM + 1000000))"
+    counted scale build/release/tests/sim/sim --scale ${LONG:+--long}
     export ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     sim_seeds asan --seeds 150 --first "$((SRANDOM + 1000000))"
 }

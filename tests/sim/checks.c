@@ -119,7 +119,8 @@ void sim_check_gone(struct sim_world *w, int i, int k)
         uint64_t since;
         bool lately = w->was_settled[i * w->n + j] + LOST_MS > w->now && in_map(x->map, w->node[j].name);
         if (j != i && told(w, i, j, k, &since) && for_long(w, since) && lately)
-            sim_fail(w, "node-%d says that key %d is gone, which is at node-%d since %" PRIu64, i, k, j, since);
+            sim_fail(w, "node-%d says that key %d is gone, which is at node-%d since %" PRIu64, i, k, j,
+                     since);
     }
 }
 
@@ -261,8 +262,13 @@ static void check_links(struct sim_world *w)
             if (calm == NEVER || calm + SIM_UP_MS > w->now || !in_map(x->map, y->name) ||
                 !in_map(y->map, x->name) || w->settled[i * w->n + j] != NEVER)
                 continue;
-            sim_fail(w, "node-%d and node-%d could reach each other since %" PRIu64 " and have no link", i, j,
-                     calm);
+            const struct peer *p = x->mesh->peers[sim_index_of(x, j)];
+            sim_fail(w,
+                     "node-%d and node-%d could reach each other since %" PRIu64
+                     ": link %d tunnel %d %s%s%s grade %d",
+                     i, j, calm, p->link != NULL, p->link && p->link->is_tunnel,
+                     p->synced ? "" : "not synced ", p->link && p->link->sync_asked ? "asked " : "",
+                     p->link && p->link->sync_missed ? "missed" : "", (int)p->path.grade);
         }
 }
 

@@ -101,6 +101,14 @@ static void transit(struct sim_world *w, int i, uint64_t link, int from, struct 
     end(w, p, SIM_NO_LINK);
 }
 
+static void not_here(struct sim_world *w, struct sim_node *x, const struct mesh_data *d,
+                     const struct packet *p)
+{
+    mesh_not_here(x->mesh, d->dst, &d->src_node, w->now);
+    sim_touch(w, x->index);
+    end(w, p, SIM_NO_CLIENT);
+}
+
 void sim_data_input(struct sim_world *w, int i, uint64_t link, const uint8_t *b, size_t len)
 {
     struct sim_node *x = &w->node[i];
@@ -135,7 +143,7 @@ void sim_data_input(struct sim_world *w, int i, uint64_t link, const uint8_t *b,
     if (x->client[p.dst].up)
         end(w, &p, SIM_DELIVERED);
     else if (x->route[p.dst] == NODE_NONE || d.hops == 0 || !to_node(w, i, x->route[p.dst], &d, false, from))
-        end(w, &p, SIM_NO_CLIENT); /* else it follows a key that has just moved */
+        not_here(w, x, &d, &p); /* else it follows a key that has just moved */
 }
 
 void sim_data_lost(struct sim_world *w, const uint8_t *b, size_t len)
