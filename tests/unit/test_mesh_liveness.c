@@ -170,6 +170,27 @@ static void test_stopped_process(void **state)
     lines_free(&t);
 }
 
+/* Behind a proxy it is the proxy's TCP that acknowledges: it excuses nothing. */
+static void test_proxy_acknowledges(void **state)
+{
+    (void)state;
+    struct lines t = lines_up(53, 3, 10);
+    struct world *w = t.w;
+    int side;
+    struct world_conn *c = world_between(w, 0, 1, &side);
+    uint64_t link = world_link_id(w, c, side), start = w->now;
+    for (size_t i = 0; i < w->node[0].mesh->n_links; i++)
+        w->node[0].mesh->links[i]->has_exporter = false;
+    c->silent = true;
+    for (int i = 0; i < 100 && peer_of(w, 0, 1).state == MESH_PEER_UP; i++) {
+        mesh_link_acked(w->node[0].mesh, link, (uint64_t)i * 100 + 100, w->now);
+        world_touch(w, 0);
+        world_run(w, w->now + 100);
+    }
+    assert_in_range(w->now - start, 1500, 2700);
+    lines_free(&t);
+}
+
 /* We stood still ourselves, and nobody else did: the first tick comes before what waits to be read. */
 static void test_own_stall(void **state)
 {
@@ -216,8 +237,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dead_lines),      cmocka_unit_test(test_lossy_lines),
-        cmocka_unit_test(test_stopped_process), cmocka_unit_test(test_own_stall),
-        cmocka_unit_test(test_pings),
+        cmocka_unit_test(test_stopped_process), cmocka_unit_test(test_proxy_acknowledges),
+        cmocka_unit_test(test_own_stall),       cmocka_unit_test(test_pings),
     };
     if (sodium_init() < 0)
         return 1;
