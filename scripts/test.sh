@@ -243,7 +243,7 @@ go_count() {
 }
 
 # In network namespaces; a stage of their own.
-FAULTS=(netns faulttable tailnet)
+FAULTS=(netns faulttable tailnet lanes)
 
 # go_tests PRESET PACKAGES ARGS...: the Go tests against that build.  DERPMESH_BIN and so on say with what.
 # WAITING names a test of ./proxy that does little but wait: it runs beside all the others.
