@@ -28,6 +28,7 @@ func TestClientMoves(t *testing.T) {
 			x.flows(t, 10*time.Second, everyone)
 			c.Net.Do(t, "cut wifi-*")
 			time.Sleep(500 * time.Millisecond)
+			mover.Client.Close() // which nobody hears; but nothing waits for the full buffer of its socket any more
 			mover.Reconnect(t, c.Nodes[tc.to], harness.Opts{From: "phone", Home: true})
 			began := time.Now()
 			x.flows(t, 30*time.Second, in)
