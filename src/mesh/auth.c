@@ -101,6 +101,21 @@ void auth_link_id(const uint8_t secret[static KEY_LEN], uint8_t out[static MESHM
     memcpy(out, hash, MESHMSG_LINK_ID_LEN);
 }
 
+void auth_reauth_mac(const uint8_t secret[static KEY_LEN], const uint8_t mesh_key[static KEY_LEN],
+                     bool dialer, uint64_t number, uint8_t out[static MESHMSG_MAC_LEN])
+{
+    const char *role = dialer ? "dialer" : "acceptor";
+    uint8_t n[8];
+    crypto_generichash_state st;
+    wire_put64(n, number);
+    crypto_generichash_init(&st, mesh_key, KEY_LEN, MESHMSG_MAC_LEN);
+    mix(&st, role, strlen(role));
+    crypto_generichash_update(&st, n, sizeof n);
+    crypto_generichash_update(&st, secret, KEY_LEN);
+    crypto_generichash_final(&st, out, MESHMSG_MAC_LEN);
+    sodium_memzero(&st, sizeof st);
+}
+
 void auth_lane_mac(const uint8_t secret[static KEY_LEN], const struct meshmsg_lane *asked,
                    const uint8_t *nonce, const uint8_t *exporter, uint8_t out[static MESHMSG_MAC_LEN])
 {

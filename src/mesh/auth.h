@@ -42,6 +42,9 @@ int auth_derive(struct auth *a, const struct auth_input *in);
 /* The MAC that proves that side. */
 void auth_mac(const struct auth *a, bool dialer, uint8_t out[static MESHMSG_MAC_LEN]);
 
+/* The proof of a mesh key on a live link, whose secret is that of "derpmesh/1 reauth". */
+void auth_reauth_mac(const uint8_t secret[static KEY_LEN], const uint8_t mesh_key[static KEY_LEN],
+                     bool dialer, uint64_t number, uint8_t out[static MESHMSG_MAC_LEN]);
 /* A secret for what hangs on this link, from the MAC key and a label.  Before auth_wipe. */
 void auth_secret(const struct auth *a, const char *label, uint8_t out[static KEY_LEN]);
 

@@ -12,6 +12,7 @@
 
 #include "mesh/lanes.h"
 #include "mesh/link.h"
+#include "mesh/reauth.h"
 #include "mesh/tunnel.h"
 
 enum { REFUSAL_LOG_MS = 5000 };
@@ -372,6 +373,7 @@ static void on_auth(struct mesh *m, struct link *l, const struct meshmsg_in *in)
     if (l->is_tunnel)
         tunnel_seal(l);
     auth_secret(&l->auth, "derpmesh/1 lanes", l->lane_secret);
+    reauth_start(m, l);
     auth_wipe(&l->auth);
     link_proven(m, l);
 }

@@ -12,6 +12,7 @@
 #include "mesh/link.h"
 #include "mesh/liveness.h"
 #include "mesh/paths.h"
+#include "mesh/reauth.h"
 #include "mesh/tunnel.h"
 #include "proto/meshmsg_paths.h"
 
@@ -179,6 +180,8 @@ static const char *dispatch(struct mesh *m, struct link *l, uint32_t type, const
     case MESHMSG_ANN:
     case MESHMSG_DIGEST:
         return in_use ? learn_input(m, l, type, in) : learn_unused(l, type, in);
+    case MESHMSG_REAUTH:
+        return reauth_input(m, l, in);
     case MESHMSG_NOTHERE:
         return in_use ? learn_not_here(m, l, in) : NULL;
     case MESHMSG_LINKS:

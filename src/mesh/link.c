@@ -22,6 +22,7 @@
 #include "mesh/liveness.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
+#include "mesh/reauth.h"
 #include "mesh/tunnel.h"
 
 struct link *link_find(const struct mesh *m, uint64_t id)
@@ -550,6 +551,10 @@ void link_tick(struct mesh *m, struct link *l)
     if (l->state == LINK_UP)
         learn_tick(m, l);
     if (m->now >= l->next_ping) {
+        if (!reauth_tick(m, l)) {
+            link_end(m, l, LINK_END_BYE, MESHMSG_BYE_KEY, "the proof of its mesh key was not renewed");
+            return;
+        }
         announce_flush(m, l); /* lone downs go with the ping */
         announce_digest(m, l);
         link_mark(m, l);

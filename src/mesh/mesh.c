@@ -21,6 +21,7 @@
 #include "mesh/ours.h"
 #include "mesh/paths.h"
 #include "mesh/places.h"
+#include "mesh/reauth.h"
 #include "mesh/state.h"
 #include "mesh/tunnel.h"
 
@@ -131,22 +132,34 @@ void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpma
         link_map_changed(m, m->links[i]);
 }
 
+/* Whether a link may stay though the ring has changed. */
+static bool key_kept(const struct mesh *m, const struct link *l)
+{
+    if (l->state < LINK_CHALLENGE)
+        return true; /* not yet proven: judged by the new ring */
+    return reauth_holds(m, l->is_lane && l->peer->direct ? l->peer->direct : l);
+}
+
 void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now)
 {
+    bool same = m->keys.n == keys->n;
+    for (int i = 0; same && i < keys->n; i++)
+        same = sodium_memcmp(m->keys.key[i], keys->key[i], KEY_LEN) == 0;
     m->now = now;
+    if (same)
+        return;
     keys_take(m, keys);
     for (size_t i = 0; i < m->n_links;) {
-        struct link *l = m->links[i];
-        bool kept = l->state < LINK_CHALLENGE; /* not yet proven: judged by the new ring */
-        for (int k = 0; k < keys->n; k++)
-            kept = kept || memcmp(&m->key_id[k], &l->key_id, sizeof l->key_id) == 0;
-        if (kept) {
+        if (key_kept(m, m->links[i])) {
             i++;
             continue;
         }
-        link_end(m, l, LINK_END_BYE, MESHMSG_BYE_KEY, "its mesh key was removed here");
+        link_end(m, m->links[i], LINK_END_BYE, MESHMSG_BYE_KEY, "its mesh key was removed here");
         i = 0;
     }
+    for (size_t i = 0; i < m->n_links; i++)
+        if (!m->links[i]->is_lane && (m->links[i]->state == LINK_UP || m->links[i]->state == LINK_SPARE))
+            reauth_send(m, m->links[i]);
     for (uint32_t i = 1; i < m->n_peers; i++)
         peer_schedule(m, m->peers[i]);
 }

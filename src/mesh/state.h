@@ -55,6 +55,8 @@ enum {
     HOLD_MAX_MS = 5000,
     HOLD_STEPS = 8,         /* … so often */
     HOLD_LINGER_MS = 60000, /* the slot of one that has left stays its own */
+    REAUTH_MS = 20000,      /* the proof of the mesh key is renewed so often, … */
+    REAUTH_DEAD_MS = 60000, /* … and expected within this */
     NOT_HERE_MS = 1000,     /* in so long a peer is told of … */
     NOT_HERE_MAX = 32,      /* … so many keys that they are not here */
     FORGET_MS =
@@ -115,6 +117,13 @@ struct link {
     struct meshmsg_hello theirs;
     struct mesh_key_id key_id; /* of the mesh key that proved it */
     uint8_t map_told[MESHMSG_HASH_LEN];
+
+    /* A control link's: see reauth.c. */
+    uint8_t reauth_secret[KEY_LEN];
+    struct mesh_key_id proven[MESH_KEYS_MAX]; /* mesh keys that the other side has proven last */
+    unsigned n_proven;
+    uint64_t proven_at, reauth_at, reauth_number, reauth_heard;
+
     unsigned lonely; /* a lane's: pings without an answer while the control link was well */
     /* Something came behind the dialer's proof, so it has ours and takes data; always so for the dialer. */
     bool confirmed;

@@ -124,6 +124,31 @@ int meshmsg_read_lane(const struct meshmsg_in *in, struct meshmsg_lane *lane)
     return mpread_bin_exact(&r, lane->mac, sizeof lane->mac);
 }
 
+int meshmsg_read_reauth(const struct meshmsg_in *in, struct meshmsg_reauth *r)
+{
+    struct mpread c;
+    uint32_t n;
+    memset(r, 0, sizeof *r);
+    if (meshmsg_take(&c, in, 2) != 0 || mpread_uint(&c, &r->number) != 0 || mpread_array(&c, &n) != 0)
+        return -1;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t elements;
+        struct mesh_key_id id;
+        uint8_t mac[MESHMSG_MAC_LEN];
+        if (mpread_array(&c, &elements) != 0 || elements < 2 ||
+            mpread_bin_exact(&c, id.b, sizeof id.b) != 0 || mpread_bin_exact(&c, mac, sizeof mac) != 0)
+            return -1;
+        for (uint32_t k = 2; k < elements; k++)
+            if (mpread_skip(&c) != 0)
+                return -1;
+        if (r->n == MESH_KEYS_MAX)
+            continue;
+        r->id[r->n] = id;
+        memcpy(r->mac[r->n++], mac, sizeof mac);
+    }
+    return 0;
+}
+
 int meshmsg_read_two(const struct meshmsg_in *in, uint64_t *a, uint64_t *b)
 {
     struct mpread r;
@@ -226,6 +251,20 @@ void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t
     meshmsg_begin(m, &pk, MESHMSG_AUTH, 2);
     meshmsg_pack_bin(&pk, id->b, sizeof id->b);
     meshmsg_pack_bin(&pk, mac, MESHMSG_MAC_LEN);
+    meshmsg_finish(m);
+}
+
+void meshmsg_reauth(struct meshmsg *m, const struct meshmsg_reauth *r)
+{
+    msgpack_packer pk;
+    meshmsg_begin(m, &pk, MESHMSG_REAUTH, 2);
+    msgpack_pack_uint64(&pk, r->number);
+    msgpack_pack_array(&pk, r->n);
+    for (uint32_t i = 0; i < r->n; i++) {
+        msgpack_pack_array(&pk, 2);
+        meshmsg_pack_bin(&pk, r->id[i].b, sizeof r->id[i].b);
+        meshmsg_pack_bin(&pk, r->mac[i], sizeof r->mac[i]);
+    }
     meshmsg_finish(m);
 }
 

@@ -32,6 +32,7 @@ enum meshmsg_type {
     MESHMSG_NOTHERE = 14,
     MESHMSG_UNREACH = 15,
     MESHMSG_BUSY = 16,
+    MESHMSG_REAUTH = 18,
     MESHMSG_DIGEST = 19,
     MESHMSG_BUCKETS = 20,
     MESHMSG_LANE = 21,
@@ -94,6 +95,14 @@ struct meshmsg_lane {
     uint8_t nonce[MESHMSG_NONCE_LEN], mac[MESHMSG_MAC_LEN];
 };
 
+/* A proof for each mesh key of the sender's ring, bound to the link. */
+struct meshmsg_reauth {
+    uint64_t number; /* rises on each link */
+    uint32_t n;
+    struct mesh_key_id id[MESH_KEYS_MAX];
+    uint8_t mac[MESH_KEYS_MAX][MESHMSG_MAC_LEN];
+};
+
 /* ---- reading: 0 or -1; payload is the frame's without its header ---- */
 
 /* Opens a message: its type, and r behind it with left elements to come.  -1 if it is no well-formed
@@ -110,6 +119,7 @@ int meshmsg_read_hello(const struct meshmsg_in *in, struct meshmsg_hello *h);
 int meshmsg_read_auth(const struct meshmsg_in *in, struct mesh_key_id *id,
                       uint8_t mac[static MESHMSG_MAC_LEN]);
 int meshmsg_read_lane(const struct meshmsg_in *in, struct meshmsg_lane *lane);
+int meshmsg_read_reauth(const struct meshmsg_in *in, struct meshmsg_reauth *r);
 /* PING: number, sender's time.  PONG: both of the PING.  received: control bytes, headers included, that came to the
  * sender on this link so far. */
 int meshmsg_read_ping(const struct meshmsg_in *in, uint64_t *number, uint64_t *time, uint64_t *received);
@@ -130,6 +140,7 @@ enum meshmsg_bye {
 void meshmsg_hello(struct meshmsg *m, const struct meshmsg_hello *h);
 void meshmsg_auth(struct meshmsg *m, const struct mesh_key_id *id, const uint8_t mac[static MESHMSG_MAC_LEN]);
 void meshmsg_lane(struct meshmsg *m, const struct meshmsg_lane *lane);
+void meshmsg_reauth(struct meshmsg *m, const struct meshmsg_reauth *r);
 void meshmsg_ping(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received);
 void meshmsg_pong(struct meshmsg *m, uint64_t number, uint64_t time, uint64_t received);
 void meshmsg_bye(struct meshmsg *m, enum meshmsg_bye code);

@@ -160,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct meshmsg_entries it;
     struct mesh_key_id id;
     uint8_t bytes[MESHMSG_HASH_LEN];
-    uint64_t a, b;
+    uint64_t a, b, c;
     uint32_t type, min, max;
     if (meshmsg_open(&in, &type, data, size) != 0)
         return 0;
@@ -170,6 +170,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lane(&in);
     busy(&in);
     meshmsg_read_auth(&in, &id, bytes);
+    struct meshmsg_reauth ra, rb;
+    if (meshmsg_read_reauth(&in, &ra) == 0) {
+        meshmsg_reauth(&out, &ra);
+        struct meshmsg_in again = reopen(MESHMSG_REAUTH);
+        expect(meshmsg_read_reauth(&again, &rb) == 0 && ra.number == rb.number && ra.n == rb.n);
+        expect(memcmp(ra.id, rb.id, sizeof ra.id) == 0 && memcmp(ra.mac, rb.mac, sizeof ra.mac) == 0);
+    }
     meshmsg_read_ping(&in, &a, &b, &c);
     meshmsg_read_bye(&in, &type);
     meshmsg_read_info(&in, bytes);
