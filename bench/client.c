@@ -1,26 +1,25 @@
 /* A DERP client of the load generator: see client.h.
  *
- * Happy path: client_login sends the upgrade request, waits for ServerKey, sends ClientInfo, waits for ServerInfo.  From
+ * Happy path: client_begin connects, client_advance goes on with the login whenever the socket can be read or written.  From
  * then on client_put encrypts frames into c->out, client_flush hands them to the socket, and client_read decrypts what
  * one recv() brought and walks its frames.
- * Fails: -1; at login with the reason on standard error, later the caller counts and closes. */
+ * Fails: -1; at login with the reason in c->why, later the caller counts and closes. */
 #include "client.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "proto/hello.h"
 #include "proto/http1.h"
 
-enum { IN_SIZE = 256 << 10, PLAIN_SIZE = IN_SIZE + (128 << 10), RECORD_MAX = 16384, RECORD_EXTRA = 64 };
+enum { IN_SIZE = 256 << 10, PLAIN_SIZE = IN_SIZE + (128 << 10), LOGIN_LIMIT_MS = 10000 };
 
 /* Used within one call only, so shared by all clients. */
 static uint8_t in_buf[IN_SIZE], plain_buf[PLAIN_SIZE];
@@ -86,6 +85,22 @@ static int parse_addr(struct sockaddr_in *a, const char *text)
     return inet_pton(AF_INET, ip, &a->sin_addr) == 1 ? 0 : -1;
 }
 
+/* The newest ticket is kept for the next login. */
+static int on_session(SSL *ssl, SSL_SESSION *session)
+{
+    struct target *t = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    SSL_SESSION_free(t->session);
+    t->session = session;
+    return 1;
+}
+
+void target_resume(struct target *t)
+{
+    SSL_CTX_set_session_cache_mode(t->tls, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(t->tls, on_session);
+    SSL_CTX_set_app_data(t->tls, t);
+}
+
 int target_init(struct target *t, const char *addr, const char *host, bool plain)
 {
     *t = (struct target){.host = host};
@@ -113,6 +128,7 @@ int target_init(struct target *t, const char *addr, const char *host, bool plain
 
 void target_deinit(struct target *t)
 {
+    SSL_SESSION_free(t->session);
     SSL_CTX_free(t->tls);
     BIO_meth_free(t->bio);
     t->tls = NULL;
@@ -166,7 +182,7 @@ static ssize_t read_plain(struct client *c)
     if (have > 0)
         memcpy(plain_buf, c->carry, have);
     ssize_t n = recv(c->fd, c->ssl ? in_buf : plain_buf + have, IN_SIZE, 0);
-    if (n < 0 && errno == EAGAIN && c->logged_in) /* before, it is the time limit */
+    if (n < 0 && errno == EAGAIN)
         return (ssize_t)have;
     if (n <= 0)
         return -1;
@@ -211,130 +227,182 @@ int client_read(struct client *c, client_frame_cb *on_frame, void *ctx)
 
 /* ---- login ---- */
 
-static int fail(const char *what)
+static int fail(struct client *c, const char *what)
 {
     unsigned long e = ERR_get_error();
-    fprintf(stderr, "load: login: %s: %s\n", what, e ? ERR_reason_error_string(e) : strerror(errno));
+    c->why = e ? ERR_reason_error_string(e) : what;
+    ERR_clear_error();
     return -1;
 }
 
-static int connect_tcp(struct client *c, const struct target *t)
+static int connect_tcp(struct client *c, const struct target *t, uint32_t source)
 {
     int one = 1, lowat = 16 << 10;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (c->fd < 0 || connect(c->fd, (const struct sockaddr *)&t->addr, sizeof(t->addr)) < 0)
-        return fail("connect");
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(source)};
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (c->fd < 0)
+        return fail(c, "socket");
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
+    if (source && bind(c->fd, (const struct sockaddr *)&from, sizeof(from)) < 0)
+        return fail(c, "bind");
+    if (connect(c->fd, (const struct sockaddr *)&t->addr, sizeof(t->addr)) < 0 && errno != EINPROGRESS)
+        return fail(c, "connect");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     /* what is measured is the relay's queue, not ours */
     setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
-    struct timeval limit = {.tv_sec = 10};
-    setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     return 0;
 }
 
-static int handshake(struct client *c, const struct target *t)
+static int make_ssl(struct client *c, const struct target *t)
 {
     c->ssl = SSL_new(t->tls);
     BIO *b = c->ssl ? BIO_new(t->bio) : NULL;
     if (!b)
-        return fail("no memory");
+        return fail(c, "no memory");
     BIO_set_data(b, c);
     BIO_set_init(b, 1);
     SSL_set_bio(c->ssl, b, b);
     SSL_set_tlsext_host_name(c->ssl, t->host);
-    for (;;) {
-        int r = SSL_connect(c->ssl);
-        int err = SSL_get_error(c->ssl, r);
-        if (client_flush(c) < 0 || (r != 1 && err != SSL_ERROR_WANT_READ))
-            return fail("TLS handshake");
-        if (r == 1)
-            break;
-        ssize_t n = recv(c->fd, in_buf, sizeof(in_buf), 0);
-        if (n <= 0)
-            return fail("TLS handshake");
-        c->in = in_buf;
-        c->in_len = (size_t)n;
-    }
-    /* session tickets may have come with the server's Finished */
-    return decrypt(c, 0) == 0 ? 0 : fail("after the TLS handshake");
+    SSL_set_connect_state(c->ssl);
+    if (t->session)
+        SSL_set_session(c->ssl, t->session);
+    return 0;
 }
 
-static int upgrade(struct client *c, const struct target *t)
+static int ask(struct client *c, const struct target *t)
 {
     char request[512];
-    struct http1_head head;
+    if (t->raw) {
+        c->state = CLIENT_READY;
+        return 0;
+    }
     int len =
         snprintf(request, sizeof(request),
                  "GET /derp HTTP/1.1\r\nHost: %s\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n", t->host);
+    c->state = CLIENT_UPGRADE;
     if (client_put(c, (uint8_t *)request, (size_t)len) < 0 || client_flush(c) < 0)
-        return fail("request");
-    for (;;) {
-        ssize_t n = read_plain(c);
-        if (n < 0)
-            return fail("answer to the request");
-        len = http1_parse_response(&head, (char *)plain_buf, (size_t)n);
-        if (len < 0 || (len > 0 && head.status != 101)) {
-            fprintf(stderr, "load: login: no upgrade to DERP (status %d)\n", len < 0 ? 0 : head.status);
-            return -1;
-        }
-        if (keep_rest(c, plain_buf + len, (size_t)(n - len)) < 0)
-            return -1;
-        if (len > 0)
-            return 0;
-    }
+        return fail(c, "request");
+    return 0;
 }
 
-struct login {
-    struct hello_shared shared;
-    enum { WANT_KEY, WANT_INFO, DONE, FAILED } step;
-};
+static int on_connected(struct client *c, const struct target *t)
+{
+    int err = 0;
+    socklen_t len = sizeof(err);
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 || err)
+        return fail(c, strerror(err));
+    if (!t->tls)
+        return ask(c, t);
+    c->state = CLIENT_HANDSHAKE;
+    return make_ssl(c, t);
+}
+
+static int handshake(struct client *c, const struct target *t)
+{
+    ssize_t n = recv(c->fd, in_buf, sizeof(in_buf), 0);
+    if (n == 0 || (n < 0 && errno != EAGAIN))
+        return fail(c, "closed in the TLS handshake");
+    c->in = in_buf;
+    c->in_len = n > 0 ? (size_t)n : 0;
+    int r = SSL_do_handshake(c->ssl);
+    int err = SSL_get_error(c->ssl, r);
+    if (client_flush(c) < 0 || (r != 1 && err != SSL_ERROR_WANT_READ))
+        return fail(c, "TLS handshake");
+    if (r != 1)
+        return 0;
+    c->resumed = SSL_session_reused(c->ssl);
+    if (decrypt(c, 0) != 0)
+        return fail(c, "after the TLS handshake");
+    return ask(c, t);
+}
+
+/* The answer to the upgrade has come, or a part; a frame may stand behind it. */
+static int on_answer(struct client *c)
+{
+    struct http1_head head;
+    ssize_t n = read_plain(c);
+    if (n < 0)
+        return fail(c, "closed after the request");
+    int len = http1_parse_response(&head, (char *)plain_buf, (size_t)n);
+    if (len < 0 || (len > 0 && head.status != 101))
+        return fail(c, "no upgrade to DERP");
+    if (keep_rest(c, plain_buf + len, (size_t)(n - len)) < 0)
+        return fail(c, "no memory");
+    if (len > 0)
+        c->state = CLIENT_WANT_KEY;
+    return 0;
+}
 
 static void on_login_frame(void *ctx, struct client *c, const struct frame *f)
 {
-    struct login *l = ctx;
     struct derp_key server;
     uint8_t out[HELLO_FRAME_MAX];
     int version;
-    if (l->step == WANT_KEY && f->type == FRAME_SERVER_KEY &&
+    (void)ctx;
+    if (c->state == CLIENT_WANT_KEY && f->type == FRAME_SERVER_KEY &&
         hello_parse_server_key(f->body, f->len, &server) == 0) {
-        size_t n = hello_client_info(out, &c->key, &server, false, &l->shared);
-        l->step = n > 0 && client_put(c, out, n) == 0 && client_flush(c) == 0 ? WANT_INFO : FAILED;
-    } else if (l->step == WANT_INFO && f->type == FRAME_SERVER_INFO) {
-        l->step = hello_open_server_info(f->body, f->len, &l->shared, &version) == 0 ? DONE : FAILED;
-    } else if (l->step != DONE) {
-        l->step = FAILED;
+        size_t n = hello_client_info(out, &c->key, &server, false, &c->shared);
+        if (n > 0 && client_put(c, out, n) == 0 && client_flush(c) == 0)
+            c->state = CLIENT_WANT_INFO;
+    } else if (c->state == CLIENT_WANT_INFO && f->type == FRAME_SERVER_INFO &&
+               hello_open_server_info(f->body, f->len, &c->shared, &version) == 0) {
+        c->state = CLIENT_READY;
     }
 }
 
-/* A frame may have come with the answer to the request: it waits as carry, and the next read would wait for more. */
-static void show_carry(struct client *c, struct login *l)
+/* One step, now that the socket can be read or written. */
+static int step(struct client *c, const struct target *t)
 {
-    struct frame f;
-    size_t size = frame_peek(&f, c->carry, c->carry_len);
-    if (!size)
-        return;
-    on_login_frame(l, c, &f);
-    c->carry_len -= size;
-    memmove(c->carry, c->carry + size, c->carry_len);
+    switch (c->state) {
+    case CLIENT_CONNECTING:
+        return on_connected(c, t);
+    case CLIENT_HANDSHAKE:
+        return handshake(c, t);
+    case CLIENT_UPGRADE:
+        return on_answer(c);
+    default:
+        return client_read(c, on_login_frame, NULL) < 0 ? fail(c, "closed at login") : 0;
+    }
+}
+
+int client_begin(struct client *c, const struct target *t, uint32_t source)
+{
+    key_pair_generate(&c->key);
+    c->state = CLIENT_CONNECTING;
+    return connect_tcp(c, t, source);
+}
+
+int client_advance(struct client *c, const struct target *t)
+{
+    enum client_state before;
+    if (client_flush(c) < 0)
+        return fail(c, "closed at login");
+    do { /* again while something has changed: what waits inside us brings no event */
+        before = c->state;
+        if (step(c, t) < 0)
+            return -1;
+    } while (c->state != before && c->state != CLIENT_READY);
+    return c->state == CLIENT_READY;
+}
+
+bool client_wants_write(const struct client *c)
+{
+    return c->state == CLIENT_CONNECTING || client_waiting(c) > 0;
 }
 
 int client_login(struct client *c, const struct target *t)
 {
-    struct login l = {.step = WANT_KEY};
-    key_pair_generate(&c->key);
-    if (connect_tcp(c, t) < 0 || (t->tls && handshake(c, t) < 0) || upgrade(c, t) < 0)
-        return -1;
-    show_carry(c, &l);
-    while (l.step < DONE)
-        if (client_read(c, on_login_frame, &l) < 0)
-            l.step = FAILED;
-    if (l.step == FAILED) {
-        fprintf(stderr, "load: login: refused\n");
-        return -1;
+    int done = client_begin(c, t, 0);
+    while (done == 0) {
+        struct pollfd p = {.fd = c->fd, .events = client_wants_write(c) ? POLLIN | POLLOUT : POLLIN};
+        if (poll(&p, 1, LOGIN_LIMIT_MS) <= 0)
+            done = fail(c, "no answer");
+        else
+            done = client_advance(c, t);
     }
-    fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK);
-    c->logged_in = true;
-    return 0;
+    if (done < 0)
+        fprintf(stderr, "load: login: %s\n", c->why);
+    return done < 0 ? -1 : 0;
 }
 
 void client_close(struct client *c)
@@ -342,8 +410,12 @@ void client_close(struct client *c)
     if (c->fd >= 0)
         close(c->fd);
     c->fd = -1;
+    if (c->ssl)
+        SSL_set_shutdown(c->ssl,
+                         SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN); /* else its ticket counts as broken */
     SSL_free(c->ssl);
     c->ssl = NULL;
+    c->state = CLIENT_CLOSED;
     free(c->out);
     free(c->carry);
     c->out = c->carry = NULL;

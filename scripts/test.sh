@@ -336,20 +336,17 @@ stage_docker() {
 
 stage_demo() { counted demo bash scripts/demo.sh --once; }
 
-# That it measures; what it measures is for people, on a machine that does nothing else.
+# The ratios that hold on any machine are checked, with wide margins; the rest is printed for people.
 run_bench() {
-    local out rc=0 how=(--quick)
-    [ -z "$LONG" ] || how=()
-    out=$(mktemp)
-    bash bench/run.sh "${how[@]}" 2>&1 | tee "$out" || rc=$?
-    { [ "$rc" = 0 ] && grep -q derpmesh "$out" && grep -q derper "$out" && grep -q floor "$out"; } || rc=1
-    rm -f "$out"
-    return "$rc"
+    local how=(--short)
+    [ -z "$LONG" ] || how=(--only "saturated,rates,overload,idle,logins,mesh")
+    python3 bench/run.py "${how[@]}" --check
 }
 
 stage_bench() {
+    need python3 openssl taskset
     go_use
-    cmake_build release
+    cmake_build release derpmesh load floor
     DERPER_BIN=$(tailscale_tool derper)
     export DERPER_BIN
     counted bench run_bench
@@ -383,7 +380,7 @@ run_stage() {
     FAILED=$((FAILED + failed))
     if [ "$failed" = 0 ]; then
         printf '%spassed%s  %-17s %5d tests  %4d s\n' "$C_GREEN" "$C_OFF" "$name" "$passed" $((SECONDS - start))
-        [ "$name" != bench ] || sed 's/^/    | /' "$log" | tail -n 40
+        [ "$name" != bench ] || sed 's/^/    | /' "$log" | tail -n 80
         [ "$name" != faults ] || sed -n 's/^| /    | /p' "$log"
     else
         printf '%sFAILED%s  %-17s %5d tests  %4d s  %d failed; the end of build/logs/%s.log:\n' "$C_RED" "$C_OFF" \
