@@ -29,6 +29,8 @@ type HeadscaleSpec struct {
 	Spot
 	Map        []byte // derp.yaml
 	Domain     string // base_domain: Headscale shuffles the nodes of regions by it
+	Policy     string // "": everything may
+	Derp       string // the part derp of its settings, instead of our own; its paths become MapFile
 	AutoUpdate string // how often the map is read again; "": never
 }
 
@@ -53,7 +55,16 @@ func StartHeadscale(t testing.TB, spec HeadscaleSpec) *Headscale {
 	if spec.AutoUpdate != "" {
 		update = "auto_update_enabled: true\n  update_frequency: " + spec.AutoUpdate
 	}
+	derp := fmt.Sprintf("derp:\n  server:\n    enabled: false\n  urls: []\n  paths:\n    - %s\n  %s\n", h.MapFile, update)
+	if spec.Derp != "" {
+		derp = strings.ReplaceAll(spec.Derp, "/etc/headscale/derp.yaml", h.MapFile)
+	}
 	WriteFile(t, h.MapFile, spec.Map)
+	policy := `path: ""`
+	if spec.Policy != "" {
+		policy = "path: " + filepath.Join(dir, "policy.json")
+		WriteFile(t, filepath.Join(dir, "policy.json"), []byte(spec.Policy))
+	}
 	WriteFile(t, h.conf, []byte(fmt.Sprintf(`server_url: %[1]s
 listen_addr: %[2]s
 metrics_listen_addr: 127.0.0.1:0
@@ -68,23 +79,19 @@ database:
 prefixes:
   v4: 100.64.0.0/10
   v6: fd7a:115c:a1e0::/48
-derp:
-  server:
-    enabled: false
-  urls: []
-  paths:
-    - %[4]s
-  %[5]s
-dns:
+%[4]sdns:
   magic_dns: false
   override_local_dns: false
-  base_domain: %[6]s
+  base_domain: %[5]s
+policy:
+  mode: file
+  %[6]s
 disable_check_updates: true
 logtail:
   enabled: false
 log:
   level: debug
-`, h.URL, listen, dir, h.MapFile, update, cmp.Or(spec.Domain, "tailnet.test"))))
+`, h.URL, listen, dir, derp, cmp.Or(spec.Domain, "tailnet.test"), policy)))
 	h.start(t)
 	t.Cleanup(func() {
 		h.proc.kill(t)

@@ -112,6 +112,7 @@ type TailscaledPeer struct {
 	TailscaleIPs []string
 	Relay        string // the code of its home region
 	CurAddr      string // "" without a direct path
+	CapMap       map[string]any
 }
 
 // Status is what it says of itself and its peers.

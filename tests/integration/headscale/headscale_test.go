@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,6 +176,52 @@ func TestMap(t *testing.T) {
 		RegionID: 900, RegionCode: "ahk", RegionName: "AliHongkong",
 		Nodes: []*tailcfg.DERPNode{{Name: "900a", RegionID: 900, HostName: "域名", STUNPort: 3478, DERPPort: 443}},
 	}}}, ts.DERPMap(t))
+}
+
+// documented are the parts of docs/headscale.md in a language.
+func documented(t *testing.T, language string) []string {
+	t.Helper()
+	b, err := os.ReadFile("../../../docs/headscale.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts []string
+	for _, p := range strings.Split(string(b), "```"+language+"\n")[1:] {
+		text, _, _ := strings.Cut(p, "```")
+		parts = append(parts, text)
+	}
+	return parts
+}
+
+// TestDocumented: the settings and the policy in docs/headscale.md are such as Headscale takes, and do what is said there.
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	settings, policies := documented(t, "yaml"), documented(t, "json")
+	if len(settings) != 1 || len(policies) != 1 {
+		t.Fatalf("%d settings, %d policies", len(settings), len(policies))
+	}
+	for _, line := range []string{"auto_update_enabled: true", "update_frequency: 2s"} {
+		if !strings.Contains(settings[0], line) {
+			t.Errorf("%q is not documented", line)
+		}
+	}
+	c := harness.New(t, harness.Spec{Kind: harness.Derpmesh, Regions: []int{1, 1}, Cert: harness.CertPin})
+	hs := harness.StartHeadscale(t, harness.HeadscaleSpec{Map: export(t, c.MapFile), Derp: settings[0], Policy: policies[0]})
+	ts := harness.StartTailscaled(t, harness.Spot{})
+	ts.Up(t, hs, "documented")
+	if _, ok := ts.Status(t).Self.CapMap["debug-always-stun"]; !ok {
+		t.Errorf("the policy gives %v", ts.Status(t).Self.CapMap)
+	}
+	same(t, c.Map(), ts.DERPMap(t))
+	c.Nodes[1].STUNPort++ // nobody looks at it here
+	c.WriteMap(t)
+	harness.WriteFile(t, hs.MapFile, export(t, c.MapFile))
+	harness.Eventually(t, 30*time.Second, "the new map at the client", func() error {
+		if got := ts.DERPMap(t).Regions[901].Nodes[0].STUNPort; got != c.Nodes[1].STUNPort {
+			return fmt.Errorf("STUNPort %d", got)
+		}
+		return nil
+	})
 }
 
 // same compares two maps; Headscale shuffles a region's nodes, and knows nothing of OmitDefaultRegions.

@@ -162,7 +162,22 @@ func begin(t *testing.T, kind harness.Kind, m maps) *tailnet {
 	x.a.Home(t, 900)
 	x.b.Home(t, 901)
 	x.ip = [2]string{x.a.Status(t).Self.TailscaleIPs[0], x.b.Status(t).Self.TailscaleIPs[0]}
+	knows(t, x.a, "r901")
+	knows(t, x.b, "r900")
 	return x
+}
+
+// knows waits until a client has been told of the other's home.
+func knows(t *testing.T, d *harness.Tailscaled, home string) {
+	t.Helper()
+	harness.Eventually(t, 30*time.Second, "the other's home is known", func() error {
+		for _, p := range d.Status(t).Peer {
+			if p.Relay == home {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
 }
 
 // way is the packets of one direction.
@@ -200,46 +215,58 @@ func (w *way) lastAt() (at time.Time) {
 	return at
 }
 
-// traffic sends both ways until the test ends.
+// send sends from one client to the other until the test ends, and waits for the first packet.
+func (x *tailnet) send(t *testing.T, sock [2]net.PacketConn, from int) *way {
+	t.Helper()
+	w := &way{}
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		buf := make([]byte, 2000)
+		for {
+			if _, _, err := sock[1-from].ReadFrom(buf); errors.Is(err, net.ErrClosed) {
+				return
+			} else if err == nil {
+				w.mu.Lock()
+				w.came = append(w.came, time.Now())
+				w.mu.Unlock()
+			}
+		}
+	}()
+	go func() {
+		to := &net.UDPAddr{IP: net.ParseIP(x.ip[1-from]), Port: 7000}
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		var b [200]byte
+		for n := uint64(0); ; n++ {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				binary.BigEndian.PutUint64(b[:], n)
+				sock[from].WriteTo(b[:], to)
+			}
+		}
+	}()
+	harness.Eventually(t, 40*time.Second, fmt.Sprintf("packets from client %d", from), func() error {
+		if w.lastAt().IsZero() {
+			return errors.New("none")
+		}
+		return nil
+	})
+	return w
+}
+
+// traffic begins with a's packets: a then has a connection to b's home, and b answers where it heard a.  Both at the same
+// moment would also make WireGuard's two handshakes collide, each time anew.
 func (x *tailnet) traffic(t *testing.T) (ab, ba *way) {
 	t.Helper()
-	ab, ba = &way{}, &way{}
 	sock := [2]net.PacketConn{
 		x.c.Net.ListenPacket(t, "a", x.ip[0]+":7000"),
 		x.c.Net.ListenPacket(t, "b", x.ip[1]+":7000"),
 	}
-	done := make(chan struct{})
-	t.Cleanup(func() { close(done) })
-	for i, w := range []*way{ba, ab} {
-		go func() {
-			buf := make([]byte, 2000)
-			for {
-				if _, _, err := sock[i].ReadFrom(buf); errors.Is(err, net.ErrClosed) {
-					return
-				} else if err == nil {
-					w.mu.Lock()
-					w.came = append(w.came, time.Now())
-					w.mu.Unlock()
-				}
-			}
-		}()
-		go func() {
-			to := &net.UDPAddr{IP: net.ParseIP(x.ip[1-i]), Port: 7000}
-			tick := time.NewTicker(every)
-			defer tick.Stop()
-			var b [200]byte
-			for n := uint64(0); ; n++ {
-				select {
-				case <-done:
-					return
-				case <-tick.C:
-					binary.BigEndian.PutUint64(b[:], n)
-					sock[i].WriteTo(b[:], to)
-				}
-			}
-		}()
-	}
-	return ab, ba
+	ab = x.send(t, sock, 0)
+	return ab, x.send(t, sock, 1)
 }
 
 // transfer sends numbered bytes from a to b, paced, until stop; stop waits for all of them and compares.
@@ -333,7 +360,7 @@ type outcome struct {
 	carried    uint64           // packets each way, in the two seconds before the fault, by the node that died
 }
 
-// measure waits until the traffic has been whole for 3 s after a moment, but not longer than limit.
+// settle waits until the traffic has been whole for 3 s after a moment, but not longer than limit.
 func settle(limit time.Duration, ways ...*way) {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		whole := true
@@ -349,12 +376,6 @@ func settle(limit time.Duration, ways ...*way) {
 func run(t *testing.T, kind harness.Kind, m maps, f fault) (o outcome) {
 	x := begin(t, kind, m)
 	ab, ba := x.traffic(t)
-	harness.Eventually(t, 30*time.Second, "packets both ways", func() error {
-		if ab.lastAt().IsZero() || ba.lastAt().IsZero() {
-			return errors.New("none")
-		}
-		return nil
-	})
 	stop := x.transfer(t)
 	time.Sleep(3 * time.Second)
 	before := x.carried(t)
