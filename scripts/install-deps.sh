@@ -6,7 +6,7 @@
 #   build   gcc, CMake, Ninja, the libraries, Python for the demonstration
 #   clang   the second compiler, with its sanitizers and fuzzer
 #   check   clang-format, shellcheck
-#   go      Go, and Tailscale's programs and Headscale, built into build/tools; what the tests with them need
+#   go      Go, and Tailscale's programs, Headscale and pebble, built into build/tools; what the tests with them need
 #   proxies nginx, HAProxy, Caddy, supervisor: the tests put a node behind or below them; they are not started as services
 #   netns   what the tests in network namespaces call: ip, nft, nsenter
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
@@ -22,7 +22,7 @@ BUILD=(gcc libc6-dev cmake ninja-build pkg-config python3
     libuv1-dev libcurl4-openssl-dev libssl-dev libsodium-dev libmsgpack-dev libyaml-dev libjansson-dev libwslay-dev libcmocka-dev)
 CLANG=(clang libclang-rt-14-dev llvm)
 CHECK=(clang-format shellcheck python3)
-GO=(ca-certificates git openssl iproute2 util-linux)
+GO=(ca-certificates git openssl iproute2 util-linux uacme)
 PROXIES=(nginx-light haproxy caddy supervisor)
 NETNS=(iproute2 nftables util-linux)
 DOCKER=(debootstrap)
@@ -139,6 +139,7 @@ main() {
         go_use
         for tool in derper derpprobe tailscaled tailscale; do tailscale_tool "$tool" >/dev/null; done
         headscale_tool >/dev/null
+        pebble_tool >/dev/null
         ;;
     esac
     echo "all there: $GROUPS_WANTED"

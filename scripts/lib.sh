@@ -8,6 +8,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TOOLS=${DERPMESH_TOOLS:-$ROOT/build/tools}
 TAILSCALE_VERSION=v1.102.5
 HEADSCALE_VERSION=v0.29.3
+PEBBLE_VERSION=v2.9.0 # later ones offer dns-persist-01, which Debian's uacme 1.7.4 cannot read
 GO_LEAST=1.26.6 # what tailscale.com at TAILSCALE_VERSION asks for
 JOBS=${JOBS:-2}
 
@@ -128,6 +129,18 @@ headscale_tool() {
             die "headscale $HEADSCALE_VERSION does not build"
         mv "$work/headscale" "$bin"
         rm -rf "$work"
+    fi
+    printf '%s\n' "$bin"
+}
+
+# pebble_tool: prints the path of pebble, Let's Encrypt's certificate authority for tests, building it the first time.
+# After go_use.
+pebble_tool() {
+    local bin=$TOOLS/pebble-$PEBBLE_VERSION/pebble
+    if [ ! -x "$bin" ]; then
+        echo "building pebble $PEBBLE_VERSION" >&2
+        GOBIN=$(dirname "$bin") go install "github.com/letsencrypt/pebble/v2/cmd/pebble@$PEBBLE_VERSION" >&2 ||
+            die "pebble $PEBBLE_VERSION does not build"
     fi
     printf '%s\n' "$bin"
 }

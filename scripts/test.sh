@@ -258,9 +258,10 @@ go_tests() {
     TAILSCALED_BIN=$(tailscale_tool tailscaled)
     TAILSCALE_BIN=$(tailscale_tool tailscale)
     HEADSCALE_BIN=$(headscale_tool)
+    PEBBLE_BIN=$(pebble_tool)
     WIRE_BIN=$ROOT/build/$preset/tests/tools/wire
     SHIM_LIB=$ROOT/build/$preset/tests/tools/shim.so
-    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN TAILSCALED_BIN TAILSCALE_BIN HEADSCALE_BIN WIRE_BIN SHIM_LIB
+    export DERPMESH_BIN DERPER_BIN DERPPROBE_BIN TAILSCALED_BIN TAILSCALE_BIN HEADSCALE_BIN PEBBLE_BIN WIRE_BIN SHIM_LIB
     [ -z "$LONG" ] || export LONG=1
     out=$(mktemp)
     if [ -n "${WAITING:-}" ]; then

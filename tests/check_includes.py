@@ -117,9 +117,10 @@ NODE = {
     "status": {"control", "limits", "site", "stats", "worker"},
     "reload": {"control", "limits", "site", "systemd", "worker"},
     "cert_watch": {"control", "site", "status", "tls"},
+    "acme": {"control", "listen", "site", "tls"},
     "admin": {"control", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
-    "server": {"admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
+    "server": {"acme", "admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
                "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tcp_info", "tls", "verify_url", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},
@@ -129,7 +130,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The three tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap", "nodemap"}, "keymap": set(), "nodemap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"admin", "derper_peer", "derper_watch", "gate", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"acme", "admin", "derper_peer", "derper_watch", "gate", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

@@ -17,12 +17,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <jansson.h>
 #include <sodium.h>
 
 #include "cli/derper_mesh.h"
 
-enum { DOUBTS = 2048, DEV_PORT = 3340, NS_PER_MS = 1000000, BURST_LEAST = 65568 };
+enum { DOUBTS = 2048, DEV_PORT = 3340, NS_PER_MS = 1000000 };
 
 struct load {
     struct derper_flags f;
@@ -98,22 +97,30 @@ static int refuse(const struct load *l)
     const char *mode = text(l, DERPER_CERTMODE);
     if (!l->tls || l->manual)
         return 0;
-    if (strcmp(mode, "letsencrypt") != 0 && strcmp(mode, "gcp") != 0)
-        return fail(l, "-certmode %s: there is no such mode; say -certmode manual", mode);
-    return fail(
-        l,
-        "-certmode %s is not done here: let certbot or uacme get the certificate, and say -certmode manual "
-        "-certdir DIR, where DIR holds %s.crt and .key, or is /etc/letsencrypt/live; renewals are seen",
-        mode, text(l, DERPER_HOSTNAME));
+    if (strcmp(mode, "letsencrypt") == 0 && l->f.v[DERPER_HOSTNAME].set)
+        return 0; /* the node gets it by itself, with uacme */
+    if (strcmp(mode, "letsencrypt") == 0)
+        return fail(
+            l,
+            "-certmode letsencrypt needs -hostname: a certificate for %s is given to Tailscale only; or say "
+            "-certmode manual",
+            text(l, DERPER_HOSTNAME));
+    if (strcmp(mode, "gcp") != 0)
+        return fail(l, "-certmode %s: there is no such mode; say -certmode letsencrypt or manual", mode);
+    return fail(l,
+                "-certmode %s is not done here: say -certmode letsencrypt, or -certmode manual -certdir DIR, "
+                "where DIR "
+                "holds %s.crt and .key, or is /etc/letsencrypt/live; renewals are seen",
+                mode, text(l, DERPER_HOSTNAME));
 }
 
 static void warn_ignored(struct load *l)
 {
-    static const enum derper_flag ignored[] = {DERPER_ACME_EAB_KEY, DERPER_ACME_EAB_KID, DERPER_ACME_EMAIL};
+    static const enum derper_flag ignored[] = {DERPER_ACME_EAB_KEY, DERPER_ACME_EAB_KID};
 
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
         if (*text(l, ignored[i]))
-            doubt(l, "-%s is not used: certificates come from files here", derper_flag_name(ignored[i]));
+            doubt(l, "-%s is not used: no account of another authority here", derper_flag_name(ignored[i]));
     if (l->f.v[DERPER_TCP_WRITE_TIMEOUT].set)
         doubt(l, "-tcp-write-timeout is not used: a client that takes nothing is closed after 2 s if much "
                  "waits for "
@@ -256,7 +263,12 @@ static int take_tls(struct load *l)
 {
     char dir[4096];
 
-    l->c->tls = !l->tls ? TLS_OFF : is_ip(text(l, DERPER_HOSTNAME)) ? TLS_AUTO : TLS_MANUAL;
+    l->c->tls = !l->tls                           ? TLS_OFF
+                : !l->manual                      ? TLS_ACME
+                : is_ip(text(l, DERPER_HOSTNAME)) ? TLS_AUTO
+                                                  : TLS_MANUAL;
+    if (*text(l, DERPER_ACME_EMAIL) && set_text(&l->c->acme_email, text(l, DERPER_ACME_EMAIL)) != 0)
+        return -1;
     snprintf(dir, sizeof(dir), "%s", text(l, DERPER_CERTDIR));
     if (!l->f.v[DERPER_CERTDIR].set)
         default_certs(dir, sizeof(dir));
@@ -393,49 +405,17 @@ static int take_admission(struct load *l)
     return 0;
 }
 
-/* A member of a JSON object by Go's rules: the name in any case.  False if it is there and no number that fits. */
-static bool take_number(json_t *object, const char *name, uint64_t *to)
-{
-    const char *key;
-    json_t *value;
-
-    *to = 0;
-    json_object_foreach(object, key, value)
-    {
-        if (strcasecmp(key, name) != 0 || json_is_null(value))
-            continue;
-        if (!json_is_integer(value) || json_integer_value(value) < 0)
-            return false;
-        *to = (uint64_t)json_integer_value(value);
-    }
-    return true;
-}
-
 /* -rate-config: read again at each reload, as all files are. */
 static int take_rates(struct load *l)
 {
     const char *path = text(l, DERPER_RATE_CONFIG);
-    json_error_t why;
-    uint64_t rate = 0, burst = 0;
+    char why[512];
 
     if (!*path)
         return 0;
-    json_t *o = json_load_file(path, 0, &why);
-    if (!o)
-        return fail(l, "-rate-config: %s: %s (line %d)", path, why.text, why.line);
-    bool ok = json_is_object(o) && take_number(o, "PerClientRateLimitBytesPerSec", &rate) &&
-              take_number(o, "PerClientRateBurstBytes", &burst);
-    json_decref(o);
-    if (!ok)
-        return fail(
-            l,
-            "-rate-config: %s: wants {\"PerClientRateLimitBytesPerSec\": N, \"PerClientRateBurstBytes\": N}",
-            path);
+    if (derper_rates(path, &l->c->client_rate, &l->c->client_burst, why, sizeof(why)) != 0)
+        return fail(l, "-rate-config: %s: %s", path, why);
     l->c->derper->rated = true;
-    l->c->client_rate = rate > UINT32_MAX ? UINT32_MAX : (uint32_t)rate;
-    l->c->client_burst = burst > UINT32_MAX    ? UINT32_MAX
-                         : burst < BURST_LEAST ? BURST_LEAST
-                                               : (uint32_t)burst;
     return 0;
 }
 

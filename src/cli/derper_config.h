@@ -11,6 +11,11 @@
 struct config *derper_config(int argc, char **argv, char *const *envp, char *err, size_t err_len,
                              bool *usage);
 
+/* ---- derper_rates.c ---- */
+
+/* What -rate-config's file says, in bytes.  0, or -1 with a sentence. */
+int derper_rates(const char *path, uint32_t *rate, uint32_t *burst, char *err, size_t err_len);
+
 /* ---- derper_key.c ---- */
 
 /* Where the key is: -c, or derper's own place for root.  Makes it (with its directories) if there is none.

@@ -35,7 +35,7 @@ static const struct flag flags[DERPER_FLAGS] = {
     [DERPER_ACME_EAB_KID] = {"acme-eab-kid", DERPER_STRING, "",
                              "ignored with a warning, as -certmode gcp is refused"},
     [DERPER_ACME_EMAIL] = {"acme-email", DERPER_STRING, "",
-                           "ignored with a warning: certbot or uacme gets the certificate"},
+                           "address given to the certificate authority, with -certmode letsencrypt"},
     [DERPER_ACME_IP_CERTS] = {"acme-ip-certs", DERPER_BOOL, "false",
                               REFUSED
                               "with -certmode manual an IP address gets a certificate by itself, and the log "
@@ -46,10 +46,10 @@ static const struct flag flags[DERPER_FLAGS] = {
                   "key file, made if absent; for root /var/lib/derper/derper.key if not given"},
     [DERPER_CERTDIR] = {"certdir", DERPER_STRING, "",
                         "directory of HOSTNAME.crt and HOSTNAME.key, or of certbot's live/HOSTNAME/"},
-    [DERPER_CERTMODE] =
-        {"certmode", DERPER_STRING, "letsencrypt",
-         "manual; letsencrypt and gcp are refused where TLS is on: let certbot or uacme get the "
-         "certificate and say -certmode manual"},
+    [DERPER_CERTMODE] = {"certmode", DERPER_STRING, "letsencrypt",
+                         "manual; letsencrypt: the program uacme gets and renews it, and is asked for on "
+                         "-http-port 80; gcp is "
+                         "refused"},
     [DERPER_DERP] = {"derp", DERPER_BOOL, "true", "whether to serve DERP; without it /derp is 404"},
     [DERPER_DEV] = {"dev", DERPER_BOOL, "false", "on :3340 whatever -a says, with a key that is thrown away"},
     [DERPER_HOME] = {"home", DERPER_STRING, "",

@@ -84,6 +84,7 @@ struct control {
     bool draining;
     uint64_t drain_since;       /* ms */
     struct control_cert cert;   /* kept by cert_watch.c */
+    char acme[512];             /* acme.c: why there is no new certificate; "" if all is well */
     char refused[2048];         /* why the last reload changed nothing; "" if it did */
     void (*on_site)(void *ctx); /* another site is served; NULL: nobody asks */
     void *site_ctx;

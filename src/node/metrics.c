@@ -86,6 +86,9 @@ char *metrics_text(const struct control *c, size_t *len)
             fprintf(f, "derpmesh_certificate_fault{kind=\"%s\"} %d\n", tls_fault_name((enum tls_fault)i),
                     status_certificate_fault(c, (enum tls_fault)i, time(NULL)));
     }
+    if (c->site->config->tls == TLS_ACME)
+        put_value(f, "acme_failed", "1 if the certificate authority gave no certificate that is due", 1,
+                  c->acme[0] != 0);
     for (int i = 0; i < STAT_N; i++) {
         const struct stat_info *info = stats_info((enum stat_id)i);
         put_value(f, info->name, info->help, info->gauge, control_stat(c, (enum stat_id)i));

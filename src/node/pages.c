@@ -3,9 +3,11 @@
  * Happy path: the text is made, its head written, both are sent.  Failure: without memory the page is empty. */
 #include "node/pages.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "node/bootstrap.h"
 #include "node/stream.h"
@@ -78,6 +80,34 @@ static char *peer_answer(const struct site *s, const char *name, size_t n, size_
     int written = asprintf(&text, "{\"state\": \"%s\"}\n", node == s->self ? "self" : states[state]);
     *len = written > 0 ? (size_t)written : 0;
     return written > 0 ? text : NULL;
+}
+
+bool pages_challenge(struct conn *c, const struct http1_head *head)
+{
+    static const char prefix[] = "/.well-known/acme-challenge/";
+    const struct config *cfg = c->worker->site->config;
+    struct http1_str token = head->path;
+    size_t n = sizeof(prefix) - 1;
+    char path[1200], body[512], out[700];
+    if (cfg->tls != TLS_ACME || token.n <= n || token.n > n + 128 || memcmp(token.p, prefix, n) != 0)
+        return false;
+    token.p += n;
+    token.n -= n;
+    for (size_t i = 0; i < token.n; i++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", token.p[i]))
+            return false;
+    snprintf(path, sizeof(path), "%s/acme/challenges/%.*s", cfg->cert_dir, (int)token.n, token.p);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    ssize_t len = fd >= 0 ? read(fd, body, sizeof(body)) : -1;
+    if (fd >= 0)
+        close(fd);
+    int size = snprintf(
+        out, sizeof(out),
+        "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %zd\r\nConnection: close\r\n\r\n%.*s",
+        len > 0 ? "200 OK" : "404 Not Found", len > 0 ? len : 0, len > 0 ? (int)len : 0, body);
+    stream_send_raw(&c->stream, out, (size_t)size);
+    stream_finish(&c->stream);
+    return true;
 }
 
 void pages_send(struct conn *c, struct http_reply *reply, const struct http1_head *head)

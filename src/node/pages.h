@@ -14,6 +14,10 @@
 /* Whether this client may see /debug: tsweb.AllowDebugAccess.  Loopback, the tailnet, what the operator trusts; nobody
  * who comes by a proxy that says so. */
 bool pages_debug(const struct conn *c, const struct http1_head *head);
+/* A certificate authority's question (http-01, RFC 8555 8.3): the file that uacme's hook has put there for its token.  Read
+ * here and now: it is short, and only there while a certificate is being got.  False if it is no such question, or nobody
+ * asks for certificates here. */
+bool pages_challenge(struct conn *c, const struct http1_head *head);
 /* Sends what reply->action asks for: HTTP_VARZ, HTTP_BOOTSTRAP, HTTP_PEER. */
 void pages_send(struct conn *c, struct http_reply *reply, const struct http1_head *head);
 

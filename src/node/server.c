@@ -19,6 +19,7 @@
 
 #include "node/admin.h"
 #include "node/bootstrap.h"
+#include "node/acme.h"
 #include "node/cert_watch.h"
 #include "node/control.h"
 #include "node/log.h"
@@ -40,6 +41,7 @@ struct server {
     struct metrics metrics;
     struct varz varz;
     struct cert_watch certs;
+    struct acme acme;
     struct keystore keystore;
     struct listen_plan plan;
     struct login_limits limits;
@@ -197,6 +199,7 @@ static void stop(struct server *sv, const char *why)
     admin_stop(&sv->admin);
     metrics_stop(&sv->metrics);
     cert_watch_stop(&sv->certs);
+    acme_stop(&sv->acme);
     uv_timer_stop(&sv->drain_timer);
     uv_timer_start(&sv->stop_timer, on_too_late, STOP_MS, 0);
     control_stop(&sv->control);
@@ -393,6 +396,7 @@ static int run(struct server *sv, const struct config *c, char *err, size_t err_
         return -1;
     log_first(sv);
     cert_watch_start(&sv->certs, &sv->control, &cert_watch_times);
+    acme_start(&sv->acme, &sv->control);
     systemd_notify("READY=1");
     uv_run(&sv->loop, UV_RUN_DEFAULT);
     return 0;

@@ -9,6 +9,7 @@
 #include <sodium.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -115,6 +116,22 @@ static bool is_ip(const char *text)
     return inet_pton(AF_INET, text, ip) == 1 || inet_pton(AF_INET6, text, ip) == 1;
 }
 
+/* tls: acme is done by another program. */
+static void check_acme(struct check *c)
+{
+    char *path = strdup(getenv("PATH") ? getenv("PATH") : ""), *save = NULL, file[1024];
+    bool found = false;
+    for (char *dir = path ? strtok_r(path, ":", &save) : NULL; dir && !found;
+         dir = strtok_r(NULL, ":", &save)) {
+        snprintf(file, sizeof(file), "%s/uacme", dir);
+        found = access(file, X_OK) == 0;
+    }
+    free(path);
+    if (!found)
+        say(c, false,
+            "tls: acme needs the program uacme, which is not installed (Debian: apt-get install uacme)");
+}
+
 static void check_certificate(struct check *c, const struct config *config, const struct derpmap_node *self,
                               const struct derp_key *pub)
 {
@@ -123,6 +140,8 @@ static void check_certificate(struct check *c, const struct config *config, cons
         say(c, true, "certificate: none, tls is off");
         return;
     }
+    if (config->tls == TLS_ACME)
+        check_acme(c);
     snprintf(file, sizeof(file), "%s/%s.crt", config->cert_dir, self->host_name);
     if (config->tls == TLS_AUTO && is_ip(self->host_name) && access(file, F_OK) != 0 && errno == ENOENT) {
         say(c, true, "certificate: none yet, the first start makes one for %s and prints its pin",
@@ -131,7 +150,14 @@ static void check_certificate(struct check *c, const struct config *config, cons
     }
     struct tls_server_params p = site_tls_params(config, self, pub);
     p.may_make = false;
+    enum tls_fault fault = TLS_FAULT_NONE;
+    p.fault = &fault;
     struct tls_server *t = tls_server_load(&p, err, sizeof(err), warn, sizeof(warn));
+    if (!t && config->tls == TLS_ACME && !is_ip(self->host_name) && fault == TLS_FAULT_MISSING) {
+        say(c, true, "certificate: none yet, the first start asks the certificate authority for one for %s",
+            self->host_name);
+        return;
+    }
     if (!t) {
         say(c, false, "%s", err);
         return;

@@ -283,6 +283,8 @@ static ssize_t head_input(struct conn *c, const uint8_t *buf, size_t n)
     take_forwarded(c, &head);
     if (c->stream.closing)
         return -1;
+    if (c->login->port_kind == HTTP_PORT80 && pages_challenge(c, &head))
+        return c->stream.closing ? -1 : len;
     struct http_site site = {.node_key_hex = w->site->node_key_hex,
                              .host = w->site->self->host_name,
                              .mesh = w->site->mesh_keys.n > 0};

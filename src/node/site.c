@@ -5,6 +5,7 @@
  * Failure: the first fault ends it with one sentence: which file, where in it, what to do. */
 #include "node/site.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -290,21 +291,60 @@ static int load_keys(struct site *s, char *err, size_t err_len)
     return load_derper_key(s, err, err_len);
 }
 
+/* tls: acme, and no certificate that can be served: one of our own until the authority's is there.  0 or -1. */
+static int make_meanwhile(const struct tls_server_params *p, enum tls_fault fault, char *err, size_t err_len)
+{
+    static const char *const ends[] = {"crt", "key"};
+    char file[512], pin[65], path[1024], away[1040];
+    uint8_t ip[16];
+    if (inet_pton(AF_INET, p->host, ip) == 1 || inet_pton(AF_INET6, p->host, ip) == 1) {
+        snprintf(err, err_len,
+                 "tls: acme needs a DNS name as HostName in the map, not the address %s; with tls: auto a "
+                 "certificate "
+                 "is made, and the log prints its pin for the map",
+                 p->host);
+        return -1;
+    }
+    if (fault != TLS_FAULT_MISSING && fault != TLS_FAULT_EXPIRED)
+        return -1;
+    for (int i = 0; i < 2 && fault == TLS_FAULT_EXPIRED; i++) {
+        snprintf(path, sizeof(path), "%s/%s.%s", p->cert_dir, p->host, ends[i]);
+        snprintf(away, sizeof(away), "%s.expired", path);
+        rename(path, away);
+    }
+    snprintf(path, sizeof(path), "%s", p->cert_dir);
+    for (char *s = path + 1; s && *s; s++) { /* derper's default has several that are not there */
+        s = strchr(s, '/');
+        if (s)
+            *s = 0;
+        if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+            snprintf(err, err_len, "cannot make %s: %s", path, strerror(errno));
+            return -1;
+        }
+        if (!s)
+            break;
+        *s = '/';
+    }
+    return tls_made_new(p->cert_dir, p->host, file, pin, err, err_len);
+}
+
 static int load_tls(struct site *s, char *err, size_t err_len, char *warn, size_t warn_len)
 {
     const struct config *c = s->config;
     char doubt[1024] = "";
-    if (c->tls == TLS_ACME) {
-        snprintf(err, err_len,
-                 "tls: acme is not supported in this version; set tls to manual and cert_dir to where "
-                 "your ACME client puts its certificates");
-        return -1;
-    }
     if (c->tls != TLS_OFF) {
+        enum tls_fault fault = TLS_FAULT_NONE;
         struct tls_server_params p = site_tls_params(c, s->self, &s->node_key.pub);
+        p.fault = &fault;
         s->tls = tls_server_load(&p, err, err_len, doubt, sizeof(doubt));
+        if (!s->tls && c->tls == TLS_ACME && make_meanwhile(&p, fault, err, err_len) == 0)
+            s->tls = tls_server_load(&p, err, err_len, doubt, sizeof(doubt));
         if (!s->tls)
             return -1;
+        if (c->tls == TLS_ACME && s->tls->self_issued)
+            snprintf(doubt, sizeof(doubt),
+                     "a certificate of our own is served until the certificate authority's is "
+                     "there; clients do not trust it");
         if (doubt[0])
             add_line(warn, warn_len, "%s", doubt);
     }

@@ -126,6 +126,8 @@ void status_certificate_problems(const struct control *c, void (*say)(void *ctx,
         return;
     if (c->cert.text[0])
         problem(&p, "certificate files are not taken over, the one before goes on: %s", c->cert.text);
+    if (c->acme[0])
+        problem(&p, "no new certificate from the certificate authority, the one before goes on: %s", c->acme);
     expiry_problem(t, now, &p);
     for (size_t i = 0; i < t->n_sides; i++)
         expiry_problem(t->sides[i], now, &p);

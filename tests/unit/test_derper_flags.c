@@ -346,7 +346,7 @@ static void refused_by_name(void **state)
         {"-dev -secrets-url http://x", "-secrets-url"},
         {"-dev -ace", "-ace"},
         {"-dev -acme-ip-certs", "-certmode manual"},
-        {"-c /nowhere/x", "certbot or uacme"},
+        {"-c /nowhere/x", "needs -hostname"},
         {"-c /nowhere/x -a 127.0.0.1:https -certmode gcp", "-certmode gcp"},
         {"-c /nowhere/x -certmode wrong", "no such mode"},
         {"-c /nowhere/x -a 443", "invalid server address"},
@@ -454,12 +454,26 @@ static void doubts_are_told(void **state)
     char err[1024];
 
     (void)state;
-    struct config *c = config("-dev -acme-email a@b -tcp-write-timeout 5s -stun false -x", err);
+    struct config *c = config("-dev -acme-eab-kid a@b -tcp-write-timeout 5s -stun false -x", err);
     assert_non_null(c);
-    assert_non_null(strstr(c->doubts, "-acme-email"));
+    assert_non_null(strstr(c->doubts, "-acme-eab-kid"));
     assert_non_null(strstr(c->doubts, "-tcp-write-timeout"));
     assert_non_null(strstr(c->doubts, "write -stun=false"));
     config_free(c);
+}
+
+static void letsencrypt(void **state)
+{
+    char err[1024];
+
+    (void)state;
+    struct config *c = config(
+        "-a :443 -c /tmp/no-such-derper.key -hostname relay.example -acme-email a@b -certdir /tmp", err);
+    assert_non_null(c);
+    assert_int_equal(c->tls, TLS_ACME);
+    assert_string_equal(c->acme_email, "a@b");
+    config_free(c);
+    unlink("/tmp/no-such-derper.key");
 }
 
 int main(void)
@@ -471,7 +485,7 @@ int main(void)
         cmocka_unit_test(refused_as_go_does), cmocka_unit_test(the_tutorials_line),
         cmocka_unit_test(tls_and_ports),      cmocka_unit_test(refused_by_name),
         cmocka_unit_test(values_arrive),      cmocka_unit_test(admission_and_rates),
-        cmocka_unit_test(doubts_are_told),
+        cmocka_unit_test(doubts_are_told),    cmocka_unit_test(letsencrypt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

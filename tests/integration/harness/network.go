@@ -44,7 +44,8 @@ func MainInNetwork(m *testing.M) {
 	os.Exit(cmd.ProcessState.ExitCode())
 }
 
-// setUpNetwork: loopback, no name servers, and a default route to nowhere, or tailscaled thinks that there is no network.
+// setUpNetwork: loopback, no name servers, names and trusted authorities of one's own, and a default route to nowhere, or
+// tailscaled thinks that there is no network.
 func setUpNetwork() error {
 	resolv := filepath.Join(os.TempDir(), fmt.Sprintf("resolv.%d", os.Getpid()))
 	if err := os.WriteFile(resolv, []byte("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
@@ -54,13 +55,48 @@ func setUpNetwork() error {
 	return shell(fmt.Sprintf(`
 mount --make-rprivate /
 mount --bind %s "$(readlink -f /etc/resolv.conf)"
+for file in %s %s; do
+    copy=$(mktemp)
+    cp "$file" "$copy"
+    mount --bind "$copy" "$file"
+    rm "$copy"
+done
 ip link set lo up
 ip link add nowhere type veth peer name nobody
 ip link set nobody up
 ip addr add 198.19.255.1/24 dev nowhere
 ip link set nowhere up
 ip route add default dev nowhere
-`, resolv))
+`, resolv, hostsFile, trustFile))
+}
+
+const (
+	hostsFile = "/etc/hosts"
+	trustFile = "/etc/ssl/certs/ca-certificates.crt"
+)
+
+// AddHost makes a name known to the programs of this network.
+func AddHost(t testing.TB, name, addr string) {
+	t.Helper()
+	appendTo(t, hostsFile, addr+" "+name+"\n")
+}
+
+// Trust makes the programs of this network trust an authority, those too that do not look at SSL_CERT_FILE.
+func (ca *CA) Trust(t testing.TB) {
+	t.Helper()
+	appendTo(t, trustFile, string(ca.PEM))
+}
+
+func appendTo(t testing.TB, file, text string) {
+	t.Helper()
+	if os.Getenv(inNetwork) == "" {
+		t.Fatalf("%s is the machine's own: TestMain must call MainInNetwork", file)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteString(text)
+	must(t, err)
 }
 
 func shell(script string) error {
