@@ -717,6 +717,7 @@ static inline void world_break(struct world *w, struct world_conn *c, bool silen
 /* The open connection between two nodes, NULL if there is none; *side is a's. */
 static inline struct world_conn *world_between(struct world *w, int a, int b, int *side)
 {
+    *side = 0;
     for (int i = w->n_conns - 1; i >= 0; i--) {
         struct world_conn *c = &w->conn[i];
         for (int s = 0; s < 2; s++)
