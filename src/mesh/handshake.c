@@ -92,8 +92,9 @@ static void hello_send(struct mesh *m, struct link *l, const char *to)
     auth_ephemeral(&l->auth, secret, &h.ephemeral);
     sodium_memzero(secret, sizeof secret);
     meshmsg_hello(&m->out, &h);
-    auth_mix_hello(&l->auth, m->out.b + FRAME_HEADER_LEN, m->out.n - FRAME_HEADER_LEN);
     link_send(m, l);
+    /* As it has left. */
+    auth_mix_hello(&l->auth, m->out.b + FRAME_HEADER_LEN, m->out.n - FRAME_HEADER_LEN);
 }
 
 void handshake_start(struct mesh *m, struct link *l)

@@ -38,8 +38,10 @@ uint64_t link_rtt(const struct link *l)
     return l->rtt_min[0] < l->rtt_min[1] ? l->rtt_min[0] : l->rtt_min[1];
 }
 
-void link_send_frame(struct mesh *m, struct link *l, const struct meshmsg *msg)
+void link_send_frame(struct mesh *m, struct link *l, struct meshmsg *msg)
 {
+    if (m->rewrite)
+        m->rewrite(msg);
     l->sent += msg->n;
     m->count.control_bytes_sent += msg->n;
     m->ops->send(m->ctx, l->id, msg->b, msg->n);
@@ -51,6 +53,8 @@ void link_send(struct mesh *m, struct link *l)
         link_send_frame(m, l, &m->out);
         return;
     }
+    if (m->rewrite)
+        m->rewrite(&m->out);
     l->sent += m->out.n;
     tunnel_send(m, l);
 }
@@ -247,6 +251,7 @@ static void peer_learn(struct mesh *m, struct peer *p, const struct link *l)
     mesh_printable(p->software, sizeof p->software, h->software);
     memcpy(p->map_hash, h->map_hash, sizeof p->map_hash);
     p->has_hash = true;
+    p->features = h->features;
     if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
         mesh_log(m, MESH_LOG_WARN, "peer uses another map peer=%s fix=\"same map file on all nodes\"",
                  p->name);

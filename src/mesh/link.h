@@ -14,7 +14,7 @@ void link_input(struct mesh *m, struct link *l, const uint8_t *payload, size_t l
 /* Which of a peer's direct connection and tunnel control uses. */
 void link_choose(struct mesh *m, struct peer *p);
 /* Sends the message in msg over a connection. */
-void link_send_frame(struct mesh *m, struct link *l, const struct meshmsg *msg);
+void link_send_frame(struct mesh *m, struct link *l, struct meshmsg *msg);
 /* Sends the message in m->out. */
 void link_send(struct mesh *m, struct link *l);
 /* Sends a PING whose PONG will acknowledge all that was sent before it. */

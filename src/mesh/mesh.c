@@ -86,6 +86,7 @@ struct mesh *mesh_new(const struct mesh_config *c, uint64_t now)
     m->boot = c->boot;
     memcpy(m->instance, c->instance, sizeof m->instance);
     m->accept_no_exporter = c->accept_no_exporter;
+    m->rewrite = c->rewrite;
     m->paths_at = NEVER;
     m->links_at = now;
     m->lanes = c->lanes < MESH_LANES_MAX ? c->lanes : MESH_LANES_MAX;
@@ -275,6 +276,7 @@ bool mesh_peer(const struct mesh *m, uint32_t node, struct mesh_peer_info *out)
         .n_keys = p->n_keys,
         .map_differs = p->link && p->has_hash && memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0,
         .synced = p->derper_link ? !p->syncing : p->synced,
+        .features = p->features,
         .since = p->since,
     };
     snprintf(out->software, sizeof out->software, "%s", p->software);

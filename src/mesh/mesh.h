@@ -22,6 +22,7 @@
 #include "proto/key.h"
 
 struct mesh;
+struct meshmsg;
 
 enum mesh_log_level { MESH_LOG_DEBUG, MESH_LOG_INFO, MESH_LOG_WARN, MESH_LOG_ERROR };
 
@@ -108,6 +109,9 @@ struct mesh_config {
     const struct mesh_pin *pins;     /* known node keys; copied */
     size_t n_pins;
     unsigned lanes; /* connections for data to each node, beside the one for control; ≤ MESH_LANES_MAX */
+    /* For tests, else NULL: writes each message anew before it leaves, as a later version would.  It may be given one that it
+     * has written already. */
+    void (*rewrite)(struct meshmsg *msg);
     bool accept_no_exporter; /* links without TLS exporter are good enough: a proxy ends TLS on the way */
 };
 
@@ -224,6 +228,7 @@ struct mesh_peer_info {
     uint32_t n_keys; /* announced by it */
     bool map_differs;
     bool synced;
+    uint64_t features; /* as it said itself in HELLO, to us: over a tunnel too */
     char software[32];
     char last_error[160]; /* why the last attempt or link ended; "" if none */
     uint64_t since;       /* now-value of the last state change */

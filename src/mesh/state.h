@@ -273,6 +273,7 @@ struct peer {
     uint8_t instance[MESHMSG_INSTANCE_LEN];
     uint8_t map_hash[MESHMSG_HASH_LEN];
     bool has_hash;
+    uint64_t features;
     char software[32], last_error[160];
     enum mesh_peer_state state;
     uint64_t since;
@@ -354,9 +355,10 @@ struct mesh {
     const struct derpmap *map;
     const struct derpmap_node *self;
     bool accept_no_exporter;
-    unsigned lanes;         /* to dial for each control link that we dialled */
-    uint64_t now;           /* of the call that is running */
-    uint64_t stalled_until; /* we stood still: nobody is suspected until then (liveness.c) */
+    void (*rewrite)(struct meshmsg *msg); /* tests only, else NULL */
+    unsigned lanes;                       /* to dial for each control link that we dialled */
+    uint64_t now;                         /* of the call that is running */
+    uint64_t stalled_until;               /* we stood still: nobody is suspected until then (liveness.c) */
 
     struct pin *pins;
     size_t n_pins;

@@ -35,6 +35,7 @@ struct world_node {
     uint64_t boot, next, started;
     const struct derpmap *map;
     bool no_exporter, accept_no_exporter;
+    void (*rewrite)(struct meshmsg *msg); /* see mesh_config */
     struct mesh_pin pins[WORLD_NODES];
     char pin_name[WORLD_NODES][32];
     size_t n_pins;
@@ -547,6 +548,7 @@ static inline void world_start(struct world *w, int i, const struct derpmap *map
                             .pins = x->pins,
                             .n_pins = x->n_pins,
                             .lanes = w->lanes,
+                            .rewrite = x->rewrite,
                             .accept_no_exporter = x->accept_no_exporter};
     world_op_random(x, c.instance, sizeof c.instance);
     x->map = map;

@@ -447,6 +447,63 @@ static void a_transit_node_hands_on_directly_or_not_at_all(void **state)
     rig_free(z);
 }
 
+/* As a later version may write a frame: flags that need not be understood, and more before the keys. */
+static void add_later_data(struct rig_bytes *f, uint8_t hdr, uint8_t flags, const char *dst_node,
+                           const struct derp_key *dst, const struct derp_key *src, uint32_t number,
+                           uint32_t payload)
+{
+    enum { KEYS = 2 * KEY_LEN, FIXED = MESH_DATA_HDR - KEYS };
+    struct node_id to, from;
+    uint8_t now[MESH_DATA_OVERHEAD];
+    node_id_of(&to, dst_node);
+    node_id_of(&from, "x");
+    uint8_t *p = rig_more(f, FRAME_HEADER_LEN + hdr + payload);
+    mesh_data_header(now, flags, MESH_HOPS_START, &to, &from, dst, src, payload);
+    frame_header(p, FRAME_MESH_DATA, hdr + payload);
+    memcpy(p + FRAME_HEADER_LEN, now + FRAME_HEADER_LEN, FIXED);
+    p[FRAME_HEADER_LEN] = hdr;
+    p[FRAME_HEADER_LEN + 3] = 0xa5; /* zero today */
+    memset(p + FRAME_HEADER_LEN + FIXED, 0xee, hdr - FIXED - KEYS);
+    memcpy(p + FRAME_HEADER_LEN + hdr - KEYS, now + FRAME_HEADER_LEN + FIXED, KEYS);
+    p += FRAME_HEADER_LEN + hdr;
+    for (uint32_t i = 0; i < payload; i++)
+        p[i] = (uint8_t)(number + i);
+    wire_put32(p, number);
+    memcpy(p + 4, dst->b, 4);
+}
+
+static void frames_of_a_later_version_are_delivered_and_handed_on(void **state)
+{
+    struct pair *t = *state;
+    struct rig *z = rig_new(0, 1, "z");
+    struct conn *yz = rig_link(t->y, 1, "z"), *zy = rig_link(z, 0, "y");
+    struct derp_key key = rig_key(0xc);
+    struct conn *c = rig_client(z, &key);
+    const uint8_t hdr[] = {MESH_DATA_HDR, MESH_DATA_HDR + 1, 120, MESH_DATA_HDR_MAX};
+    const uint8_t flags[] = {0xf0, 0, 0x80, 0x50};
+    const uint32_t sizes[] = {8, 1400, 500, FRAME_PACKET_MAX};
+    for (uint32_t i = 0; i < sizeof(hdr); i++) {
+        struct rig_bytes f = {0};
+        add_later_data(&f, hdr[i], flags[i], "y", &t->b_key, &t->a_key, i, sizes[i]);
+        assert_int_equal(feed(t->y, t->yx, &f, true), 0);
+        assert_one(t->y, t->b, &t->a_key, i, sizes[i]);
+        add_later_data(&f, hdr[i], flags[i], "z", &key, &t->a_key, i, sizes[i]);
+        assert_int_equal(feed(t->y, t->yx, &f, true), 0);
+        pass_link(t->y, yz, z, zy);
+        assert_one(z, c, &t->a_key, i, sizes[i]);
+        assert_memory_equal(&z->asked.gleaned_at, &t->x->relay.self, sizeof(struct node_id));
+    }
+    assert_int_equal(rig_stat(t->y, STAT_TRANSIT), sizeof(hdr));
+    assert_int_equal(rig_drops(t->y) + rig_drops(z), 0);
+    struct rig_bytes f = {0}; /* one flag that has to be understood among others */
+    add_later_data(&f, 120, 0xf8, "y", &t->b_key, &t->a_key, 9, 100);
+    add_later_data(&f, 120, 0xf1, "z", &key, &t->a_key, 9, 100);
+    assert_int_equal(feed(t->y, t->yx, &f, true), 0);
+    assert_int_equal(rig_stat(t->y, STAT_DROP_MESH_BAD), 2);
+    assert_int_equal(t->b->stream.q.bytes + yz->stream.q.bytes, 0);
+    rig_free(z);
+}
+
 /* What other nodes send through here has the share of one client of ours, however many senders that is. */
 static void transit_does_not_push_out_our_own(void **state)
 {
@@ -711,6 +768,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_packet_follows_a_client_that_moved, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_half_dead_connection_is_passed_by, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_transit_node_hands_on_directly_or_not_at_all, setup_pair,
+                                        teardown_pair),
+        cmocka_unit_test_setup_teardown(frames_of_a_later_version_are_delivered_and_handed_on, setup_pair,
                                         teardown_pair),
         cmocka_unit_test_setup_teardown(transit_does_not_push_out_our_own, setup_pair, teardown_pair),
         cmocka_unit_test_setup_teardown(a_full_client_is_told_to_its_senders_node, setup_pair, teardown_pair),
