@@ -313,7 +313,8 @@ static void on_hello(struct mesh *m, struct link *l, const struct meshmsg_in *in
 /* The node key of a proven peer against the pin.  False: refused. */
 static bool pin_check(struct mesh *m, struct link *l)
 {
-    const struct derp_key *pin = pin_find(m, l->peer->name), *key = &l->theirs.key;
+    bool given;
+    const struct derp_key *pin = pin_find(m, l->peer->name, &given), *key = &l->theirs.key;
     char found[KEY_TEXT_MAX], pinned[KEY_TEXT_MAX];
     if (pin && key_equal(pin, key))
         return true;
@@ -323,9 +324,10 @@ static bool pin_check(struct mesh *m, struct link *l)
         handshake_refuse(
             m, l, REFUSE_PIN,
             "reason=\"it proved another node key than the pinned one\" pinned=%s found=%s fix=\"if %s "
-            "was set up anew, remove its pin on this node and reload; else somebody holds the mesh "
-            "key\"",
-            pinned, found, l->peer->name);
+            "was set up anew, %s; else somebody holds the mesh key\"",
+            pinned, found, l->peer->name,
+            given ? "change its line in the file of mesh_pins and reload"
+                  : "remove its pin on this node and reload");
         return false;
     }
     if (pin_add(m, l->peer->name, key) == 0) {

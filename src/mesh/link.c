@@ -252,6 +252,8 @@ static void peer_learn(struct mesh *m, struct peer *p, const struct link *l)
     memcpy(p->map_hash, h->map_hash, sizeof p->map_hash);
     p->has_hash = true;
     p->features = h->features;
+    p->key = h->key;
+    p->has_key = true;
     if (memcmp(p->map_hash, m->map->hash, sizeof p->map_hash) != 0)
         mesh_log(m, MESH_LOG_WARN, "peer uses another map peer=%s fix=\"same map file on all nodes\"",
                  p->name);

@@ -125,6 +125,11 @@ void mesh_set_map(struct mesh *m, const struct derpmap *map, const struct derpma
 /* New keyring: links proven with a key that is no longer in it are closed, others stay. */
 void mesh_set_keys(struct mesh *m, const struct mesh_keys *keys, uint64_t now);
 
+/* Keys that the operator names: a node of that name is taken with that key alone, whatever was seen first.  Links to a node
+ * that is no longer named, or named with another key than it has proven, are closed.  Names may be of no node.
+ * Borrowed until the next call or mesh_free. */
+void mesh_set_pins(struct mesh *m, const struct mesh_pin *pins, size_t n, uint64_t now);
+
 /* What this node does for others; told to its neighbours, which then send nothing over it that is for another node.
  * Nothing is set at first. */
 struct mesh_carrying {

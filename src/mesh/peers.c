@@ -102,8 +102,21 @@ enum mesh_log_level peer_error_level(const struct peer *p, const char *why)
 
 /* ---- pins ---- */
 
-const struct derp_key *pin_find(const struct mesh *m, const char *name)
+static const struct derp_key *given_find(const struct mesh_pin *pins, size_t n, const char *name)
 {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(pins[i].name, name) == 0)
+            return &pins[i].key;
+    return NULL;
+}
+
+const struct derp_key *pin_find(const struct mesh *m, const char *name, bool *given)
+{
+    const struct derp_key *named = given_find(m->given, m->n_given, name);
+    if (given)
+        *given = named != NULL;
+    if (named)
+        return named;
     for (size_t i = 0; i < m->n_pins; i++)
         if (strcmp(m->pins[i].name, name) == 0)
             return &m->pins[i].key;
@@ -122,6 +135,38 @@ int pin_add(struct mesh *m, const char *name, const struct derp_key *key)
         return -1;
     m->n_pins++;
     return 0;
+}
+
+static void pin_lost(struct mesh *m, struct peer *p, const char *why)
+{
+    mesh_log(m, MESH_LOG_WARN, "links are closed: %s peer=%s", why, p->name);
+    p->has_key = false;
+    lanes_close(m, p);
+    for (size_t i = 0; i < m->n_links;) {
+        if (m->links[i]->peer == p) {
+            link_end(m, m->links[i], LINK_END_CLOSE, MESHMSG_BYE_STOP, why);
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+}
+
+void mesh_set_pins(struct mesh *m, const struct mesh_pin *pins, size_t n, uint64_t now)
+{
+    const struct mesh_pin *old = m->given;
+    size_t n_old = m->n_given;
+    m->now = now;
+    m->given = pins;
+    m->n_given = n;
+    for (uint32_t i = 1; i < m->n_peers; i++) {
+        struct peer *p = m->peers[i];
+        const struct derp_key *is = given_find(pins, n, p->name);
+        if (is && p->has_key && !key_equal(is, &p->key))
+            pin_lost(m, p, "its node key is not the one named for it now");
+        else if (!is && given_find(old, n_old, p->name))
+            pin_lost(m, p, "its node key is named no longer");
+    }
 }
 
 /* ---- dialling ---- */

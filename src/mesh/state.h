@@ -274,6 +274,8 @@ struct peer {
     uint8_t map_hash[MESHMSG_HASH_LEN];
     bool has_hash;
     uint64_t features;
+    struct derp_key key; /* the node key that it has proven last */
+    bool has_key;
     char software[32], last_error[160];
     enum mesh_peer_state state;
     uint64_t since;
@@ -360,8 +362,10 @@ struct mesh {
     uint64_t now;                         /* of the call that is running */
     uint64_t stalled_until;               /* we stood still: nobody is suspected until then (liveness.c) */
 
-    struct pin *pins;
+    struct pin *pins; /* seen first; */
     size_t n_pins;
+    const struct mesh_pin *given; /* named by the operator, which comes before */
+    size_t n_given;
     struct peer **peers; /* [0] is ourselves */
     uint32_t n_peers;
     struct link **links;
@@ -423,7 +427,8 @@ void peer_tick(struct mesh *m, struct peer *p);
 uint64_t peer_next(const struct mesh *m, const struct peer *p);
 void peer_free(struct peer *p);
 int peers_take_map(struct mesh *m, const struct derpmap *map, const struct derpmap_node *self);
-const struct derp_key *pin_find(const struct mesh *m, const char *name);
+/* The key that a name has to prove, NULL: any.  *given (may be NULL): the operator named it. */
+const struct derp_key *pin_find(const struct mesh *m, const char *name, bool *given);
 int pin_add(struct mesh *m, const char *name, const struct derp_key *key);
 
 #endif

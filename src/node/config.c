@@ -273,6 +273,7 @@ void config_free(struct config *c)
     free(c->state);
     free(c->key_file);
     free(c->mesh_key_file);
+    free(c->mesh_pins);
     free(c->cert_dir);
     free(c->acme_email);
     free(c->acme_url);

@@ -55,6 +55,7 @@ struct config {
     char *state;           /* /var/lib/derpmesh; NULL: none, only under the name derper (no lock, no mesh) */
     char *key_file;        /* resolved: key_file, else STATE/node.key, else an existing derper.key */
     char *mesh_key_file;   /* NULL: no mesh */
+    char *mesh_pins;       /* file of node keys of nodes; NULL: none */
     char *derper_peers;    /* ids of nodes that are real derpers; NULL: none */
     char *derper_mesh_key_file; /* the key shared with them; NULL: none */
     struct config_listen listen, listen_http, listen_stun;

@@ -423,6 +423,7 @@ int control_start(struct control *c, char *err, size_t err_len)
         snprintf(err, err_len, "out of memory");
         goto out;
     }
+    mesh_set_pins(c->mesh, c->site->mesh_pins, c->site->pins.n, control_now());
     carrying_tell(c);
     uv_prepare_start(&c->prepare, on_prepare);
     uv_timer_start(&c->sample, on_sample, CONTROL_SAMPLE_MS, CONTROL_SAMPLE_MS);
@@ -456,6 +457,7 @@ void control_set_site(struct control *c, struct site *site)
         /* The map first: a new peer is then dialled with the new keys at the next tick. */
         mesh_set_map(c->mesh, site->map, site->self, now);
         mesh_set_keys(c->mesh, &site->mesh_keys, now);
+        mesh_set_pins(c->mesh, site->mesh_pins, site->pins.n, now);
         carrying_tell(c);
     }
     site_unref(old);

@@ -370,6 +370,27 @@ int keystore_peers_load(const struct keystore *ks, struct keystore_peers *out, c
     return rc;
 }
 
+int keystore_pins_load(const char *file, struct keystore_peers *out, char *err, size_t err_len)
+{
+    char *text;
+    size_t n;
+
+    *out = (struct keystore_peers){0};
+    int rc = keystore_file_read(AT_FDCWD, file, file, PEERS_FILE_MAX, 0, &text, &n, err, err_len);
+    if (rc == -ENOENT)
+        return keystore_fail(rc, err, err_len, "%s: is not there; mend mesh_pins, or take it out", file);
+    if (rc)
+        return rc;
+    rc = peers_parse(out, text, n, file, err, err_len);
+    keystore_text_free(text);
+    if (rc == 0 && out->n == 0)
+        rc =
+            keystore_fail(-EINVAL, err, err_len, "%s: names no node; take mesh_pins out to go without", file);
+    if (rc)
+        keystore_peers_free(out);
+    return rc;
+}
+
 void keystore_peers_free(struct keystore_peers *p)
 {
     for (size_t i = 0; i < p->n; i++)

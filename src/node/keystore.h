@@ -56,6 +56,8 @@ struct keystore_peers {
 /* All pins; none if there is no file.  A line that cannot be understood, or a name with two different keys, fails
  * with its line number: leaving a pin out would trust whoever comes next.  End with keystore_peers_free. */
 int keystore_peers_load(const struct keystore *ks, struct keystore_peers *out, char *err, size_t err_len);
+/* The same of a file that the operator writes (mesh_pins), where no file and no pin are an error, too. */
+int keystore_pins_load(const char *file, struct keystore_peers *out, char *err, size_t err_len);
 void keystore_peers_free(struct keystore_peers *p);
 /* Adds a pin.  A name that has the same key already: 0 and nothing done; another key: -EEXIST. */
 int keystore_peer_add(const struct keystore *ks, const char *name, const struct derp_key *key, char *err,

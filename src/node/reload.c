@@ -182,6 +182,12 @@ void reload_describe(char *out, size_t len, const struct site *old, const struct
     }
     if (sodium_memcmp(&old->mesh_keys, &fresh->mesh_keys, sizeof(old->mesh_keys)) != 0)
         add_text(out, len, ", ", "mesh keys changed: %d, were %d", fresh->mesh_keys.n, old->mesh_keys.n);
+    bool same_pins = old->pins.n == fresh->pins.n;
+    for (size_t i = 0; same_pins && i < old->pins.n; i++)
+        same_pins = strcmp(old->pins.v[i].name, fresh->pins.v[i].name) == 0 &&
+                    key_equal(&old->pins.v[i].key, &fresh->pins.v[i].key);
+    if (!same_pins)
+        add_text(out, len, ", ", "mesh pins changed: %zu, were %zu", fresh->pins.n, old->pins.n);
     describe_settings(out, len, old->config, fresh->config);
     if (!out[0])
         snprintf(out, len, "nothing");

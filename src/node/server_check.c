@@ -88,6 +88,15 @@ static void check_mesh_keys(struct check *c, const struct config *config)
     else
         say(c, true, "mesh: %s holds %d key%s", config->mesh_key_file, keys.n, keys.n == 1 ? "" : "s");
     sodium_memzero(&keys, sizeof(keys));
+    struct keystore_peers pins;
+    if (!config->mesh_pins)
+        return;
+    if (keystore_pins_load(config->mesh_pins, &pins, err, sizeof(err)) != 0) {
+        say(c, false, "%s", err);
+        return;
+    }
+    say(c, true, "mesh: %s names the keys of %zu nodes", config->mesh_pins, pins.n);
+    keystore_peers_free(&pins);
 }
 
 static void check_admission(struct check *c, const struct config *config)

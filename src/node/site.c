@@ -280,6 +280,22 @@ bool site_is_derper(const struct site *s, const struct derpmap_node *node)
     return config_list_has(s->config->derper_peers, node->id);
 }
 
+static int load_pins(struct site *s, char *err, size_t err_len)
+{
+    if (!s->config->mesh_pins)
+        return 0;
+    if (keystore_pins_load(s->config->mesh_pins, &s->pins, err, err_len) != 0)
+        return -1;
+    s->mesh_pins = calloc(s->pins.n, sizeof(*s->mesh_pins));
+    if (!s->mesh_pins) {
+        snprintf(err, err_len, "out of memory");
+        return -1;
+    }
+    for (size_t i = 0; i < s->pins.n; i++)
+        s->mesh_pins[i] = (struct mesh_pin){.name = s->pins.v[i].name, .key = s->pins.v[i].key};
+    return 0;
+}
+
 static int load_keys(struct site *s, char *err, size_t err_len)
 {
     const struct config *c = s->config;
@@ -287,6 +303,8 @@ static int load_keys(struct site *s, char *err, size_t err_len)
         return -1;
     sodium_bin2hex(s->node_key_hex, sizeof(s->node_key_hex), s->node_key.pub.b, KEY_LEN);
     if (c->mesh_key_file && keystore_mesh_keys(c->mesh_key_file, &s->mesh_keys, err, err_len) != 0)
+        return -1;
+    if (load_pins(s, err, err_len) != 0)
         return -1;
     return load_derper_key(s, err, err_len);
 }
@@ -422,6 +440,8 @@ void site_unref(struct site *s)
         SSL_CTX_free(s->dial_ctx);
         derpmap_free(s->map);
         free(s->peers);
+        free(s->mesh_pins);
+        keystore_peers_free(&s->pins);
         config_free((struct config *)s->config);
     }
     key_pair_wipe(&s->node_key);

@@ -10,7 +10,9 @@
 
 #include "node/allow.h"
 #include "node/config.h"
+#include "node/keystore.h"
 #include "node/tls_ctx.h"
+#include "mesh/mesh.h"
 #include "proto/derpmap.h"
 #include "proto/key.h"
 
@@ -28,8 +30,10 @@ struct site {
     struct key_pair node_key;        /* secret */
     struct mesh_keys mesh_keys;      /* secret; n = 0: no mesh */
     struct mesh_keys derper_key;     /* secret; one, or n = 0: no real derper knows us */
-    struct tls_server *tls;          /* NULL: tls=off */
-    SSL_CTX *dial_ctx;               /* for links that we dial */
+    struct keystore_peers pins;      /* of mesh_pins; the same ones, as the mesh takes them: */
+    struct mesh_pin *mesh_pins;
+    struct tls_server *tls; /* NULL: tls=off */
+    SSL_CTX *dial_ctx;      /* for links that we dial */
     /* For each node of map, enum site_peer: as the control thread last saw it.  Any thread reads. */
     _Atomic uint8_t *peers;
     struct allow_set *allow; /* as it was when this was loaded; NULL: no allow file */

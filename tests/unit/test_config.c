@@ -529,7 +529,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 37);
+    assert_int_equal(n, 38);
 }
 
 static void test_suggestions(void **state)

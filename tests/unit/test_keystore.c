@@ -483,6 +483,39 @@ static void test_corrupt_pins(void **state)
     keystore_peers_free(&p);
 }
 
+/* The operator's own file (mesh_pins): the same lines, but it has to be there and to name somebody. */
+static void test_given_pins(void **state)
+{
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        {"# nobody\n\n", "names no node"},
+        {"", "names no node"},
+        {"a " ONES "\n# ok\nb nodekey:xx\n", "pins:3: wants NAME nodekey:"},
+        {"a " ONES "\na " TWOS "\n", "pins:2: another key for the node of line 1"},
+    };
+    struct fixture *f = *state;
+    struct keystore_peers p;
+    char file[4096];
+
+    snprintf(file, sizeof(file), "%s/pins", f->ks.state);
+    assert_int_equal(keystore_pins_load(file, &p, err, sizeof(err)), -ENOENT);
+    says("mend mesh_pins");
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        put(f, "pins", bad[i].text, 0644);
+        assert_int_equal(keystore_pins_load(file, &p, err, sizeof(err)), -EINVAL);
+        says(bad[i].says);
+        assert_int_equal(p.n, 0);
+    }
+    put(f, "pins", "# by hand\nfra-1 " ONES "\n\n  ams-1\t" TWOS "\r\n", 0644);
+    assert_int_equal(keystore_pins_load(file, &p, err, sizeof(err)), 0);
+    struct derp_key one = key_of(1);
+    assert_int_equal(p.n, 2);
+    assert_string_equal(p.v[1].name, "fra-1");
+    assert_true(key_equal(&p.v[1].key, &one));
+    keystore_peers_free(&p);
+}
+
 /* ---- files ---- */
 
 static void test_new_files_never_overwrite(void **state)
@@ -525,6 +558,7 @@ int main(void)
         TEST(test_pins),
         TEST(test_names_that_cannot_be_pinned),
         TEST(test_corrupt_pins),
+        TEST(test_given_pins),
         TEST(test_new_files_never_overwrite),
     };
 

@@ -113,6 +113,40 @@ static void derpers_have_a_key_of_their_own(void **state)
     assert_null(load_derpers("1b", in_dir("absent"), err));
 }
 
+static void pins_are_read_with_the_rest(void **state)
+{
+    (void)state;
+    char err[512] = "", warn[1024], text[512], flag[200];
+    const char *map = write_file("map2", two_nodes), *file = in_dir("pins");
+    static const char one[] = "0101010101010101010101010101010101010101010101010101010101010101",
+                      two[] = "0202020202020202020202020202020202020202020202020202020202020202";
+    snprintf(flag, sizeof(flag), "--mesh-pins=%s", file);
+    assert_null(load(map, "1a", flag, err, warn));
+    assert_non_null(strstr(err, "mend mesh_pins"));
+    snprintf(text, sizeof(text), "1b nodekey:%s\n1c nodekey:%.60s\n", one, one);
+    write_file("pins", text);
+    assert_null(load(map, "1a", flag, err, warn));
+    assert_non_null(strstr(err, "pins:2: "));
+    snprintf(text, sizeof(text), "1b nodekey:%s\n", one);
+    write_file("pins", text);
+    struct site *old = load(map, "1a", flag, err, warn), *same = load(map, "1a", flag, err, warn);
+    snprintf(text, sizeof(text), "# moved\n1b nodekey:%s\n", two);
+    write_file("pins", text);
+    struct site *fresh = load(map, "1a", flag, err, warn);
+    if (!old || !same || !fresh)
+        fail_msg("%s", err);
+    assert_int_equal(old->pins.n, 1);
+    assert_string_equal(old->mesh_pins[0].name, "1b");
+    assert_int_equal(old->mesh_pins[0].key.b[31], 1);
+    reload_describe(text, sizeof(text), old, same);
+    assert_null(strstr(text, "pins"));
+    reload_describe(text, sizeof(text), old, fresh);
+    assert_non_null(strstr(text, "mesh pins changed: 1, were 1"));
+    site_unref(old);
+    site_unref(same);
+    site_unref(fresh);
+}
+
 static void bad_maps_are_refused_with_a_place(void **state)
 {
     (void)state;
@@ -247,6 +281,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_maps_are_refused_with_a_place),
         cmocka_unit_test(derpers_have_a_key_of_their_own),
+        cmocka_unit_test(pins_are_read_with_the_rest),
         cmocka_unit_test(who_is_this),
         cmocka_unit_test(all_or_nothing),
         cmocka_unit_test(what_a_reload_keeps),
