@@ -207,8 +207,11 @@ static void heard(struct mesh *m, struct link *l)
     bool first = !l->confirmed;
     l->last_rx = m->now;
     l->confirmed = true;
-    if (first && l->peer)
-        paths_tell_node(m, l->peer);
+    if (!first || !l->peer)
+        return;
+    if (l->peer->path.via != l->peer->index)
+        paths_update(m); /* what is accepted is a way from now on */
+    paths_tell_node(m, l->peer);
 }
 
 /* Data is under way on a link, and if it is a lane, to the same node as its control link leads to. */

@@ -363,6 +363,15 @@ void lanes_fill(const struct mesh *m, const struct peer *p, struct mesh_path *pa
             add(path, m->links[i]);
 }
 
+bool lanes_carry(const struct mesh *m, const struct peer *p)
+{
+    struct mesh_path path;
+    if (p->direct && p->direct->confirmed)
+        return true;
+    lanes_fill(m, p, &path);
+    return path.n > 0;
+}
+
 /* ---- time ---- */
 
 void lanes_tick(struct mesh *m, struct peer *p)

@@ -26,6 +26,8 @@ void lanes_dial_failed(struct mesh *m, struct peer *p, uint32_t index, const cha
 
 /* The peer's own connections that data may take now. */
 void lanes_fill(const struct mesh *m, const struct peer *p, struct mesh_path *path);
+/* Whether there are any: an accepted control link alone may not carry data until its dialer has spoken after the proof. */
+bool lanes_carry(const struct mesh *m, const struct peer *p);
 
 void lanes_tick(struct mesh *m, struct peer *p);
 uint64_t lanes_next(const struct peer *p);

@@ -203,6 +203,8 @@ void link_end(struct mesh *m, struct link *l, enum link_end_how how, enum meshms
     }
     if (p && l->is_lane)
         lanes_ended(m, p, l, text);
+    else if (p && l->state == LINK_LAME)
+        paths_tell_node(m, p);
     if (p) {
         peer_schedule(m, p);
         peer_note(m, p);

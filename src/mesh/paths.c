@@ -59,7 +59,7 @@ enum grade paths_direct(const struct mesh *m, const struct peer *p)
 {
     if (p->derper)
         return p->derper_link ? GRADE_UP : GRADE_NONE;
-    if (!p->direct)
+    if (!p->direct || !lanes_carry(m, p))
         return GRADE_NONE;
     if (p->direct->down)
         return GRADE_DOWN;
@@ -191,6 +191,10 @@ void paths_tell_node(struct mesh *m, struct peer *p)
 {
     struct mesh_path path = {.via = p->path.via};
     lanes_fill(m, p, &path);
+    if (path.via == p->index && path.n == 0 && paths_direct(m, p) == GRADE_NONE) {
+        paths_update(m); /* the last connection that may carry data has gone: another way, or none */
+        return;
+    }
     if (path.via == p->path_told.via && path.n == p->path_told.n &&
         memcmp(path.link, p->path_told.link, sizeof path.link) == 0)
         return;

@@ -23,6 +23,7 @@ struct side {
     uint64_t node_link;
     bool closed;
     uint32_t route[KEYS];
+    struct mesh_path path[3]; /* told last */
 };
 
 struct pipe {
@@ -116,6 +117,8 @@ static void op_node_path(void *ctx, uint32_t node, const struct mesh_path *path)
     struct side *s = ctx;
     expect(node == 1 || node == 2);
     expect(path->via != NODE_NONE || path->n == 0);
+    expect(path->via != node || path->n > 0);
+    s->path[node] = *path;
     if (node == 1)
         s->node_link = path->link[0];
 }
@@ -189,6 +192,8 @@ static void start(struct pipe *p, int i, const struct derpmap *map)
     p->side[i].pipe = p;
     for (int k = 0; k < KEYS; k++)
         p->side[i].route[k] = NODE_NONE;
+    for (int k = 0; k < 3; k++)
+        p->side[i].path[k].via = NODE_NONE;
     p->side[i].mesh = mesh_new(&c, p->now);
     expect(p->side[i].mesh != NULL);
 }
@@ -411,6 +416,8 @@ static void check(struct pipe *p)
                 best = at[i].node;
         expect(s->route[k] == best);
     }
+    for (int i = 1; i <= 2; i++)
+        expect(s->path[i].via == NODE_NONE || s->path[s->path[i].via].n > 0); /* a way leads somewhere */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

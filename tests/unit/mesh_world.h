@@ -421,6 +421,7 @@ static inline void world_op_node_path(void *ctx, uint32_t node, const struct mes
 {
     struct world_node *n = ctx;
     int other = n->mesh ? world_of_index(n, node) : WORLD_NODES;
+    assert_true(path->via != node || path->n > 0); /* direct: there is what data may take now */
     n->path[other] = *path;
     n->node_link[other] = path->via == NODE_NONE ? 0 : path->link[0];
     n->lost += path->via == NODE_NONE;
