@@ -18,7 +18,14 @@
 #include "proto/http1.h"
 #include "proto/wire.h"
 
-enum { DIAL_MS = 10000, LINK_STALL_MS = 10000, ALIVE_EVERY_MS = 100, DUE_EVERY_MS = 1000, WHY_MAX = 256 };
+enum {
+    DIAL_MS = 10000,
+    LINK_STALL_MS = 10000,
+    STOP_MS = 3000, /* for the last words of a node that stops */
+    ALIVE_EVERY_MS = 100,
+    DUE_EVERY_MS = 1000,
+    WHY_MAX = 256
+};
 
 /* One order to dial, until it has an answer.  Owner: worker.dialing; d->conn is the attempt under way. */
 struct dialing {
@@ -40,6 +47,7 @@ struct link {
     struct site *site;       /* dialled: what node points into */
     const struct derpmap_node *node;
     uint64_t by;       /* ms: opened by then */
+    uint64_t end_by;   /* ms: the node stops, closed by then; 0: it does not */
     uint64_t alive_at; /* ms: when data was last told to control */
     struct link_watch watch;
     bool is_open; /* IN_LINK_OPEN was posted */
@@ -204,6 +212,15 @@ void link_io_stop(struct worker *w)
 {
     for (struct dialing *d = w->dialing; d; d = d->next)
         dial_cancel(d);
+}
+
+bool link_io_stop_one(struct conn *c)
+{
+    if (c->kind != CONN_LINK || !c->stream.end_after_flush)
+        return false;
+    c->link->end_by = uv_now(&c->worker->loop) + STOP_MS;
+    stream_finish_urgent(&c->stream);
+    return true;
 }
 
 static void on_unused_closed(uv_handle_t *h)
@@ -502,7 +519,7 @@ void link_io_due(struct worker *w, struct conn *c, uint64_t now)
         stream_close(&c->stream, c->stream.open ? "no answer to the mesh upgrade" : "no answer");
     else if (c->derper && !derper_peer_due(c, now))
         stream_close(&c->stream, "the derper is silent");
-    else if (stream_stalled_ms(&c->stream) > LINK_STALL_MS)
+    else if (stream_stalled_ms(&c->stream) > LINK_STALL_MS || (c->link->end_by && now >= c->link->end_by))
         session_close(c, STAT_CLOSED_STALLED, "link takes no data any more");
     else
         wheel_set(&w->wheel, c, now + DUE_EVERY_MS);

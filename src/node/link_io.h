@@ -24,5 +24,8 @@ void link_io_due(struct worker *w, struct conn *c, uint64_t now);
 void link_io_acked(struct conn *c, uint64_t bytes);
 /* The worker stops: ends dials that are still resolving. */
 void link_io_stop(struct worker *w);
+/* The worker stops and control has ended this link: what control said last (BYE) leaves, queued data does not.  False: c is
+ * nothing of that kind, and has to be closed. */
+bool link_io_stop_one(struct conn *c);
 
 #endif

@@ -14,7 +14,7 @@
 
 void run_to_derper(struct relay *r, const struct run *run, struct conn *c)
 {
-    if (c->stream.closing) {
+    if (c->stream.closing || c->stream.no_data) {
         run_drop(r, STAT_DROP_GONE, run->packets);
         return;
     }

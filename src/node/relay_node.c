@@ -31,7 +31,7 @@ void run_to_link(struct relay *r, const struct run *run, struct conn *link, cons
         run_to_derper(r, run, link);
         return;
     }
-    if (link->stream.closing) {
+    if (link->stream.closing || link->stream.no_data) {
         run_drop(r, STAT_DROP_GONE, run->packets);
         return;
     }

@@ -50,9 +50,9 @@ static uint32_t flow_clear(struct sendq *q, struct buf_pool *p, struct sendq_flo
     return lost;
 }
 
-uint32_t sendq_clear(struct sendq *q, struct buf_pool *p)
+uint32_t sendq_clear_data(struct sendq *q, struct buf_pool *p)
 {
-    uint32_t lost = flow_clear(q, p, &q->urgent);
+    uint32_t lost = 0;
     while (q->flows) {
         struct sendq_flow *f = q->flows;
         q->flows = f->next;
@@ -61,6 +61,12 @@ uint32_t sendq_clear(struct sendq *q, struct buf_pool *p)
     }
     q->flows_tail = NULL;
     q->n_flows = 0;
+    return lost;
+}
+
+uint32_t sendq_clear(struct sendq *q, struct buf_pool *p)
+{
+    uint32_t lost = flow_clear(q, p, &q->urgent) + sendq_clear_data(q, p);
     if (q->cur) {
         lost += chunk_discard(q, p, q->cur);
         q->cur = NULL;

@@ -50,6 +50,8 @@ struct sendq_loss {
 void sendq_init(struct sendq *q);
 /* Drops everything; returns how many packets were lost. */
 uint32_t sendq_clear(struct sendq *q, struct buf_pool *p);
+/* The same, but for what is urgent and what has begun on the wire. */
+uint32_t sendq_clear_data(struct sendq *q, struct buf_pool *p);
 
 /* Appends whole frames (each with its DERP header) that stand back to back in run[len].
  * limit: bytes the queue may hold afterwards.  Frames that do not fit push out others or are lost themselves. */

@@ -121,6 +121,7 @@ struct stream {
     uint8_t paused;       /* how many times */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush;
+    bool no_data; /* stream_finish_urgent */
     bool awaited; /* set by the owner: tell io->relieved */
     bool prelude; /* set after accept: the first bytes are for ops->prelude */
     bool held;    /* stream_hold */
@@ -155,6 +156,8 @@ void stream_hold(struct stream *s);
 void stream_close(struct stream *s, const char *detail);
 /* Close once all that is queued has been written. */
 void stream_finish(struct stream *s);
+/* The same, once what is urgent has been written: data that is queued is lost (counted), and s takes no more of it. */
+void stream_finish_urgent(struct stream *s);
 
 /* A connection between nodes: what is not acknowledged is sent again each second at the least, where the kernel can
  * (Linux 6.15), and it is the mesh that gives up, not the kernel. */

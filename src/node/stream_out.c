@@ -291,6 +291,13 @@ void stream_finish(struct stream *s)
     stream_flush_later(s);
 }
 
+void stream_finish_urgent(struct stream *s)
+{
+    s->no_data = true;
+    stats_add(s->io->stats, STAT_DROP_GONE, sendq_clear_data(&s->q, &s->io->pool));
+    stream_finish(s);
+}
+
 uint64_t stream_stalled_ms(const struct stream *s)
 {
     if (s->q.bytes == 0 && s->in_flight == 0)

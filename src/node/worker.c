@@ -452,8 +452,7 @@ static void worker_stop(struct worker *w)
     link_io_stop(w);
     for (uint32_t i = 0; i < w->relay.conns.n_slots; i++) {
         struct conn *c = w->relay.conns.slot[i];
-        /* a link's BYE may still have to leave: it ends by itself then, or when it stalls */
-        if (c && !(c->kind == CONN_LINK && c->stream.end_after_flush))
+        if (c && !link_io_stop_one(c))
             session_close(c, STAT_CLOSED_ADMIN, "the node stops");
     }
     worker_stop_rest(w);

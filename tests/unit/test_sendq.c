@@ -181,6 +181,28 @@ static void urgent_goes_first(void **state)
     assert_int_equal(s.first_type, FRAME_KEEP_ALIVE);
 }
 
+/* What a connection that ends still sends: urgent frames and what has begun. */
+static void data_can_be_cleared_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct seen s = {0};
+    struct sendq_loss loss = {0};
+    size_t len;
+    uint8_t keep[FRAME_HEADER_LEN];
+    frame_header(keep, FRAME_KEEP_ALIVE, 0);
+    push(f, 1, 1, 60000, 1 << 20);
+    sendq_next(&f->q, &f->pool, 1000, &len, &loss); /* begins */
+    for (uint32_t i = 0; i < 90; i++)
+        push(f, i % 3, i + 2, 1400, 1 << 20);
+    sendq_push(&f->q, &f->pool, SENDQ_URGENT, 0, keep, sizeof(keep), 1 << 20, 1000, &loss);
+    assert_int_equal(sendq_clear_data(&f->q, &f->pool), 90);
+    assert_int_equal(f->q.bytes, len + sizeof(keep));
+    assert_int_equal(drain(f, 1000, 16384, see, &s, &loss), 1);
+    push(f, 1, 92, 1400, 1 << 20); /* it can be used on */
+    assert_int_equal(drain(f, 1000, 16384, see, &s, &loss), 1);
+    assert_int_equal(loss.full + loss.old + loss.no_memory, 0);
+}
+
 static void begun_frames_are_finished(void **state)
 {
     struct fixture *f = *state;
@@ -288,6 +310,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(flooder_loses_his_own, setup, teardown),
         cmocka_unit_test_setup_teardown(round_robin_shares, setup, teardown),
         cmocka_unit_test_setup_teardown(urgent_goes_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(data_can_be_cleared_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(begun_frames_are_finished, setup, teardown),
         cmocka_unit_test_setup_teardown(old_ones_are_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(many_senders_share_flows, setup, teardown),

@@ -103,6 +103,35 @@ static void what_waits_at_the_end_is_counted(void **state)
     }
 }
 
+/* A stream that ends with what is urgent: what waits is lost and counted, the last words arrive. */
+static void the_end_of_a_slow_one_does_not_wait_for_data(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < 3; k++) {
+        struct bench *b = bench_connected(kinds[k]);
+        struct stream *s = &b->client->s;
+        b->server->raw_input = gaps_input;
+        stream_pause(&b->server->s);
+        while (s->in_flight == 0 || s->q.bytes < SENDQ_LIMIT) {
+            send_packets(b->client, 50);
+            turns(b, 1);
+        }
+        uint8_t last[FRAME_HEADER_LEN + 4];
+        frame_header(last, FRAME_MESH_CONTROL, 4);
+        wire_put32(last + FRAME_HEADER_LEN, UINT32_MAX);
+        stream_send_raw(s, last, sizeof(last));
+        stream_finish_urgent(s);
+        assert_true(s->q.bytes <= CHUNK_LARGE);
+        assert_true(stats_get(&b->stats, STAT_DROP_GONE) > 0);
+        stream_resume(&b->server->s);
+        bench_until(b, both_closed);
+        assert_int_equal(b->server->out, UINT32_MAX);
+        uint64_t lost = stats_get(&b->stats, STAT_DROP_QUEUE_FULL) + stats_get(&b->stats, STAT_DROP_GONE);
+        assert_int_equal(b->server->in - 1 + lost, b->client->out);
+        bench_free(b);
+    }
+}
+
 /* The loop's budget used up: each queue gets a quarter. */
 static void a_used_up_budget_makes_queues_short(void **state)
 {
@@ -352,6 +381,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_peer_that_stops_reading_holds_little),
         cmocka_unit_test(what_waits_at_the_end_is_counted),
+        cmocka_unit_test(the_end_of_a_slow_one_does_not_wait_for_data),
         cmocka_unit_test(a_used_up_budget_makes_queues_short),
         cmocka_unit_test(garbage_instead_of_tls_is_said_so),
         cmocka_unit_test(a_silent_connection_has_no_tls_yet),

@@ -93,13 +93,7 @@ func meshed(t *testing.T, c *harness.Cluster) float64 {
 	t.Helper()
 	var came atomic.Int64
 	stop := make(chan struct{})
-	defer func() { // what waits has to leave before the nodes end
-		close(stop)
-		ways := c.Nodes[0].Name + "-" + c.Nodes[1].Name
-		c.Net.Do(t, "loss %s 0", ways)
-		c.Net.Do(t, "delay %s 0", ways)
-		time.Sleep(harness.Scaled(5 * time.Second))
-	}()
+	defer close(stop)
 	for range pairs {
 		a := c.Nodes[0].Connect(t, harness.Opts{Home: true, OnPacket: func(derp.ReceivedPacket) {}})
 		b := c.Nodes[1].Connect(t, harness.Opts{Home: true, OnPacket: func(p derp.ReceivedPacket) { came.Add(int64(len(p.Data))) }})
