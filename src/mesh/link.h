@@ -23,6 +23,8 @@ void link_mark(struct mesh *m, struct link *l);
 void link_map_changed(struct mesh *m, struct link *l);
 /* AUTH was verified: the link becomes the peer's, waits for the old instance's answer, or goes. */
 void link_proven(struct mesh *m, struct link *l);
+/* The proven link is the peer's from now on: what was in its place is let go of. */
+void link_use(struct mesh *m, struct link *l);
 
 /* suspect or down have changed. */
 void link_judged(struct mesh *m, struct link *l, bool was_suspect);
