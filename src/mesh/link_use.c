@@ -193,7 +193,12 @@ void link_proven(struct mesh *m, struct link *l)
     if (l == p->tunnel_dialing)
         p->tunnel_dialing = NULL;
     if (p->link && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
-        challenge(m, l);
+        /* What a node between still held of a process that has ended is no copied machine. */
+        if (l->is_tunnel && l->theirs.boot < p->boot)
+            link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE,
+                     "late words of an earlier start of this node");
+        else
+            challenge(m, l);
         return;
     }
     bool both_new = old && m->now - old->up_at < LINK_NEW_MS;
