@@ -11,6 +11,7 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+unset DERPMESH_TOOLS DERPMESH_LONG # the scripts' own; a node would take them for misspelt settings
 
 NODES=(fra-1 hkg-1 sfo-1)
 REGIONS=(900 901 902)
