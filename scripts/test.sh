@@ -350,6 +350,7 @@ stage_bench() {
     cmake_build release derpmesh load floor
     DERPER_BIN=$(tailscale_tool derper)
     export DERPER_BIN
+    unset DERPMESH_TOOLS DERPMESH_LONG # a node would take them for misspelt settings
     counted bench run_bench
 }
 
