@@ -247,14 +247,6 @@ static int key_choose(const struct mesh *m, const struct meshmsg_hello *h)
     return -1;
 }
 
-static int key_by_id(const struct mesh *m, const struct mesh_key_id *id)
-{
-    for (int i = 0; i < m->keys.n; i++)
-        if (memcmp(&m->key_id[i], id, sizeof *id) == 0)
-            return i;
-    return -1;
-}
-
 static void refuse_key(struct mesh *m, struct link *l)
 {
     handshake_refuse(
@@ -346,7 +338,7 @@ static void on_auth(struct mesh *m, struct link *l, const struct meshmsg_in *in)
         return;
     }
     if (!l->dialer) {
-        int k = key_by_id(m, &id);
+        int k = mesh_key_find(m, &id);
         if (k < 0) {
             refuse_key(m, l);
             return;

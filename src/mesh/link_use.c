@@ -126,10 +126,10 @@ void link_use(struct mesh *m, struct link *l)
         tunnel_use(m, l, same);
         return;
     }
-    if (p->tunnel && !same)
+    if (p->tunnel && !same) {
         lame(m, p->tunnel);
-    if (p->tunnel && !same)
         p->tunnel = NULL;
+    }
     if (p->link && p->link != p->tunnel)
         p->link = NULL;
     p->direct = l;

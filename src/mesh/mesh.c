@@ -54,6 +54,14 @@ uint64_t mesh_random(struct mesh *m, uint64_t max)
     return v % (max + 1);
 }
 
+int mesh_key_find(const struct mesh *m, const struct mesh_key_id *id)
+{
+    for (int i = 0; i < m->keys.n; i++)
+        if (memcmp(&m->key_id[i], id, sizeof *id) == 0)
+            return i;
+    return -1;
+}
+
 static void keys_take(struct mesh *m, const struct mesh_keys *keys)
 {
     m->keys = *keys;

@@ -31,14 +31,6 @@ void reauth_send(struct mesh *m, struct link *l)
     l->reauth_at = m->now + REAUTH_MS - mesh_random(m, REAUTH_MS / 4);
 }
 
-static int key_by_id(const struct mesh *m, const struct mesh_key_id *id)
-{
-    for (int i = 0; i < m->keys.n; i++)
-        if (memcmp(&m->key_id[i], id, sizeof *id) == 0)
-            return i;
-    return -1;
-}
-
 const char *reauth_input(struct mesh *m, struct link *l, const struct meshmsg_in *in)
 {
     struct meshmsg_reauth r;
@@ -50,7 +42,7 @@ const char *reauth_input(struct mesh *m, struct link *l, const struct meshmsg_in
         return "a proof of the mesh key that was used before";
     for (uint32_t i = 0; i < r.n; i++) {
         uint8_t expected[MESHMSG_MAC_LEN];
-        int k = key_by_id(m, &r.id[i]);
+        int k = mesh_key_find(m, &r.id[i]);
         if (k < 0)
             continue;
         auth_reauth_mac(l->reauth_secret, m->keys.key[k], !l->dialer, r.number, expected);
@@ -87,7 +79,7 @@ bool reauth_tick(struct mesh *m, struct link *l)
 bool reauth_holds(const struct mesh *m, const struct link *l)
 {
     for (unsigned i = 0; i < l->n_proven; i++)
-        if (key_by_id(m, &l->proven[i]) >= 0)
+        if (mesh_key_find(m, &l->proven[i]) >= 0)
             return true;
-    return l->n_proven == 0 && key_by_id(m, &l->key_id) >= 0; /* a lane that has lost its control link */
+    return l->n_proven == 0 && mesh_key_find(m, &l->key_id) >= 0; /* a lane that has lost its control link */
 }

@@ -402,6 +402,8 @@ void mesh_log(struct mesh *m, enum mesh_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* A random number in 0…max. */
 uint64_t mesh_random(struct mesh *m, uint64_t max);
+/* Which key of our ring has that id; -1: none. */
+int mesh_key_find(const struct mesh *m, const struct mesh_key_id *id);
 /* Bytes that came from outside as printable ASCII into out[cap], which is returned. */
 const char *mesh_printable(char *out, size_t cap, const char *s);
 
