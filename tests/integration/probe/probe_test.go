@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -104,9 +105,17 @@ func TestDerpprobe(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			harness.EachInTurn(t, func(t *testing.T, k harness.Kind) {
 				c := harness.New(t, harness.Spec{Kind: k, Regions: tc.regions})
-				good, bad, out := derpprobe(t, c)
-				if good != tc.probes || bad != 0 {
-					t.Errorf("%d good and %d bad, want %d good:\n%s", good, bad, tc.probes, out)
+				// It gives a mesh 100 ms to tell a new client's key, and a busy machine may need longer.
+				const attempts = 3
+				for i := 1; ; i++ {
+					good, bad, out := derpprobe(t, c)
+					if good == tc.probes && bad == 0 {
+						return
+					}
+					t.Logf("attempt %d: %d good and %d bad, want %d good:\n%s", i, good, bad, tc.probes, out)
+					if i == attempts {
+						t.Fatal("no attempt was all good")
+					}
 				}
 			})
 		})
@@ -162,7 +171,8 @@ func derpprobe(t *testing.T, c *harness.Cluster) (good, bad int, out string) {
 	if ctx.Err() != nil {
 		t.Fatalf("derpprobe did not end:\n%s", out)
 	}
-	if err != nil {
+	var exit *exec.ExitError // how it says that a probe was bad
+	if err != nil && !errors.As(err, &exit) {
 		t.Errorf("derpprobe: %v", err)
 	}
 	for _, v := range verdict.FindAllStringSubmatch(out, -1) {
