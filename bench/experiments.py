@@ -2,6 +2,8 @@
 
 bench/run.py repeats them.  `short` keeps each to a second or two.
 """
+import concurrent.futures
+
 from programs import Wire
 
 RATES = (10000, 20000, 40000)
@@ -120,6 +122,28 @@ def logins(s, short):
     return out
 
 
+def herd(s, short):
+    """7. Thousands of logins at once, and 1,000 packets/s of clients that are in already."""
+    n = 500 if short else 10000
+    raised = ("--login-limit", "20000", "--login-limit-ip", "2000")
+    out = {}
+    for who, start in (("derpmesh", lambda: s.derpmesh(extra=raised)), ("derper", s.derper)):
+        p = start()
+        try:
+            alone = s.load([p], "--rate", 1000, *seconds(short))
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                logins = pool.submit(s.load, [p], "--herd", n)
+                beside = s.load([p], "--rate", 1000, "--warm", 0.3, "--seconds", 0.5 if short else 8)
+                logins = logins.result()
+        finally:
+            s.stop(p)
+        out[f"{who} alone"] = alone
+        out[f"{who}, {n} logins"] = {**logins, "p50_us": beside["p50_us"], "p99_us": beside["p99_us"],
+                                     "loss_pct": beside["loss_pct"]}
+        out[f"{who} p99"] = {"to_alone": beside["p99_us"] / alone["p99_us"]}
+    return out
+
+
 def workers(s, short):
     """8. Half of the pairs cross between two workers."""
     one = with_relay(s, s.derpmesh, lambda r: s.load(r, *seconds(short)))
@@ -170,7 +194,7 @@ def long_path(s, short):
     return out
 
 
-ALL = {f.__name__: f for f in (saturated, rates, curve, mesh, overload, latency, idle, logins, workers, slow_path,
+ALL = {f.__name__: f for f in (saturated, rates, curve, mesh, overload, latency, idle, logins, herd, workers, slow_path,
                                long_path)}
 SHORT = ("saturated", "rates", "overload", "idle", "logins", "mesh")
 

@@ -140,6 +140,15 @@ static void close_due(struct worker *w, uint64_t now)
 
 /* ---- open or shut ---- */
 
+void gate_accept_pending(struct worker *w)
+{
+    for (int i = 0; i < WORKER_LISTEN_MAX; i++) {
+        struct worker_listener *l = &w->listeners[i];
+        if (l->used && l->on && l->pending)
+            session_accept(w, l);
+    }
+}
+
 void gate_turn(struct worker *w)
 {
     bool shut = limits_shut(w->limits) || w->stopping;
@@ -155,10 +164,9 @@ void gate_turn(struct worker *w)
             int err = listener_open(l);
             if (err)
                 log_limited(LOG_ERROR, "worker", "cannot listen again: %s", uv_strerror(err));
-        } else if (l->on && l->pending) {
-            session_accept(w, l);
         }
     }
+    gate_accept_pending(w);
     if (w->stun_on)
         w->stun.silent = shut;
     if (w->shut != shut)

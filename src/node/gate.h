@@ -22,6 +22,8 @@ void gate_drain(struct worker *w, uint64_t ms);
 void gate_undrain(struct worker *w);
 /* A client has just logged in: if the node drains, it goes too. */
 void gate_client(struct conn *c);
+/* Tries again to accept where that was put off. */
+void gate_accept_pending(struct worker *w);
 /* The worker stops. */
 void gate_stop(struct worker *w);
 

@@ -25,7 +25,6 @@
 #include "proto/http1.h"
 
 enum {
-    DUE_EVERY_MS = 2000,
     STALL_FULL_MS = 2000, /* nothing taken while much waits */
     STALL_ANY_MS = 10000, /* nothing taken while anything waits */
     REPLIES_MAX = 64 << 10
@@ -61,88 +60,6 @@ void session_close(struct conn *c, enum stat_id why, const char *text)
     bool quiet = why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_PEER || is_refusal(why);
     conn_log(quiet ? LOG_DEBUG : LOG_WARN, c, "closed", text);
     stream_close(&c->stream, text);
-}
-
-/* ---- the list of connections before login ---- */
-
-static void logins_add(struct worker *w, struct conn *c)
-{
-    struct login *l = c->login;
-    l->next = NULL;
-    l->prev = w->logins_last;
-    if (w->logins_last)
-        w->logins_last->login->next = c;
-    else
-        w->logins = c;
-    w->logins_last = c;
-    stats_add(&w->stats, STAT_LOGIN_PENDING, 1);
-}
-
-/* The connection is no longer before login: counters, list, memory. */
-static void login_end(struct conn *c)
-{
-    struct worker *w = c->worker;
-    struct login *l = c->login;
-    if (!l)
-        return;
-    if (l->prev)
-        l->prev->login->next = l->next;
-    else
-        w->logins = l->next;
-    if (l->next)
-        l->next->login->prev = l->prev;
-    else
-        w->logins_last = l->prev;
-    if (l->counted)
-        limits_login_leave(w->limits, &c->addr);
-    stats_sub(&w->stats, STAT_LOGIN_PENDING, 1);
-    sodium_memzero(&l->shared, sizeof(l->shared));
-    free(l);
-    c->login = NULL;
-    c->stream.read_max = 0;
-}
-
-/* How far a login has come: TLS, head, upgrade, ClientInfo. */
-static int advanced(const struct conn *c)
-{
-    return c->login->asking ? 3 : c->login->derp ? 2 : c->stream.open && c->stream.ssl ? 1 : 0;
-}
-
-/* All places are taken: the least advanced of the fullest prefix makes room.  False if this worker has none. */
-static bool evict_login(struct worker *w, const struct conn *newcomer)
-{
-    struct conn *worst = NULL;
-    uint32_t worst_count = 0;
-    for (struct conn *c = w->logins; c; c = c->login->next) {
-        if (c->stream.closing || c == newcomer || !c->login->counted)
-            continue;
-        uint32_t n = limits_prefix_count(w->limits, &c->addr);
-        if (!worst || n > worst_count || (n == worst_count && advanced(c) < advanced(worst))) {
-            worst = c;
-            worst_count = n;
-        }
-    }
-    if (!worst)
-        return false;
-    limits_login_leave(w->limits, &worst->addr);
-    worst->login->counted = false;
-    session_close(worst, STAT_REFUSED_LOGIN_LIMIT, "too many connections before login");
-    return true;
-}
-
-/* Counts c; closes it, or another, where that is too many. */
-static void login_admit(struct conn *c)
-{
-    struct worker *w = c->worker;
-    enum limits_answer a = limits_login_enter(w->limits, &c->addr);
-    if (a == LIMITS_TOTAL && evict_login(w, c))
-        a = limits_login_enter(w->limits, &c->addr);
-    if (a == LIMITS_OK)
-        c->login->counted = true;
-    else if (a == LIMITS_PREFIX)
-        session_close(c, STAT_REFUSED_ADDRESS_LIMIT, "too many connections before login from this address");
-    else
-        session_close(c, STAT_REFUSED_LOGIN_LIMIT, "too many connections before login");
 }
 
 /* ---- accept ---- */
@@ -182,7 +99,7 @@ static void refuse_for_memory(struct worker *w, struct worker_listener *l)
         stats_add(&w->stats, STAT_REFUSED_MEMORY, 1);
 }
 
-void session_accept(struct worker *w, struct worker_listener *l)
+static void accept_one(struct worker *w, struct worker_listener *l)
 {
     if (l->port_kind == HTTP_MAIN && !limits_accept(w->limits, uv_hrtime())) {
         l->pending = true; /* the worker's tick tries again */
@@ -201,6 +118,7 @@ void session_accept(struct worker *w, struct worker_listener *l)
     c->worker = w;
     c->login = login;
     c->stream.read_max = STREAM_SMALL_READ; /* little waits behind a login that is held */
+    c->stream.newcomer = true;
     c->wheel_slot = WHEEL_SLOTS;
     bool tls = l->port_kind == HTTP_MAIN;
     int err = stream_accept(&c->stream, (uv_stream_t *)&l->tcp, tls ? w->site->tls->ctx : NULL);
@@ -215,18 +133,27 @@ void session_accept(struct worker *w, struct worker_listener *l)
         conn_addr_set(&c->addr, (struct sockaddr *)&ss);
     uint64_t now = uv_now(&w->loop);
     login->port_kind = l->port_kind;
-    login->by = now + LOGIN_TOTAL_MS;
-    login->idle_by = now + LOGIN_IDLE_MS;
-    logins_add(w, c);
+    login_begin(c);
     stats_add(&w->stats, STAT_ACCEPTS, 1);
     stats_add(&w->stats, STAT_CONNECTIONS, 1);
-    wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
+    wheel_set(&w->wheel, c, now + SESSION_DUE_MS);
     bool trusted = proxied_trusted(w->site->config, &c->addr);
     c->stream.prelude = w->site->config->proxy_protocol;
     /* behind a proxy the address that counts comes with the head, or before it */
     if (trusted && (c->stream.prelude || l->port_kind == HTTP_MAIN_PLAIN))
         return;
     login_admit(c);
+}
+
+void session_accept(struct worker *w, struct worker_listener *l)
+{
+    if (stream_turn_over(&w->io)) {
+        l->pending = w->accept_later = true; /* the next turn tries again */
+        return;
+    }
+    uint64_t began = uv_hrtime();
+    accept_one(w, l);
+    w->io.newcomers_ns += uv_hrtime() - began;
 }
 
 /* ---- HTTP ---- */
@@ -565,16 +492,6 @@ static const struct stream_ops client_ops = {.input = on_client_input, .closed =
 
 /* ---- deadlines ---- */
 
-static bool login_overdue(struct conn *c, uint64_t now)
-{
-    struct login *l = c->login;
-    if (c->stream.bytes_in != l->seen_bytes) {
-        l->seen_bytes = c->stream.bytes_in;
-        l->idle_by = now + LOGIN_IDLE_MS;
-    }
-    return now >= l->by || now >= l->idle_by;
-}
-
 static bool stalled(const struct conn *c)
 {
     uint64_t ms = stream_stalled_ms(&c->stream);
@@ -588,7 +505,7 @@ void session_doubt(struct worker *w, struct conn *c)
     randombytes_buf(ping + FRAME_HEADER_LEN, DERP_PING_MIN);
     c->doubted = true;
     stream_send(&c->stream, SENDQ_URGENT, 0, ping, sizeof(ping));
-    wheel_set(&w->wheel, c, uv_now(&w->loop) + DUE_EVERY_MS);
+    wheel_set(&w->wheel, c, uv_now(&w->loop) + SESSION_DUE_MS);
 }
 
 void session_due(struct worker *w, struct conn *c, uint64_t now)
@@ -616,5 +533,5 @@ void session_due(struct worker *w, struct conn *c, uint64_t now)
         stats_add(&w->stats, STAT_KEEPALIVES, 1);
         c->keepalive_at = next_keepalive(w, now);
     }
-    wheel_set(&w->wheel, c, now + DUE_EVERY_MS);
+    wheel_set(&w->wheel, c, now + SESSION_DUE_MS);
 }

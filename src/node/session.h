@@ -7,11 +7,13 @@
 
 #include "node/worker.h"
 
+enum { SESSION_DUE_MS = 2000 }; /* how often session_due is called for each connection */
+
 /* Takes one pending connection of a listener. */
 void session_accept(struct worker *w, struct worker_listener *l);
-/* A deadline of a connection before login or of a client has come: keep-alive, time-outs. */
 /* A client whose key has become at home at another node: pinged, and closed if its TCP does not answer. */
 void session_doubt(struct worker *w, struct conn *c);
+/* A deadline of a connection before login or of a client has come: keep-alive, time-outs. */
 void session_due(struct worker *w, struct conn *c, uint64_t now);
 /* A frame came from a connection that is not its key's active one: it is from now on. */
 void session_make_active(struct conn *c);

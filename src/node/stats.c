@@ -16,6 +16,8 @@ static const struct stat_info infos[STAT_N] = {
     GAUGE(STAT_LOGIN_PENDING, "login_pending", "connections that have not logged in yet"),
     GAUGE(STAT_CLIENTS, "clients", "connections of clients that have logged in"),
     COUNTER(STAT_LOGINS, "logins", "logins of clients that succeeded"),
+    COUNTER(STAT_LOGIN_TURNS, "login_turns",
+            "times that a connection before login was read in a later turn, others being first"),
     GAUGE(STAT_HOME, "home", "connections of clients with this node as home"),
     GAUGE(STAT_NOT_IDEAL, "not_ideal",
           "connections of clients that would rather use another node of the region"),

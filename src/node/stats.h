@@ -16,13 +16,14 @@ enum stat_id {
     STAT_LOGIN_PENDING, /* gauge: connections before login */
     STAT_CLIENTS,       /* gauge: logged-in connections */
     STAT_LOGINS,
-    STAT_HOME,      /* gauge: clients' connections with this node as home */
-    STAT_NOT_IDEAL, /* gauge: clients' connections that would rather be with another node of the region */
-    STAT_HOME_IN,   /* a connection said that this node is its home */
-    STAT_HOME_OUT,  /* … is not any more */
-    STAT_LINKS,     /* gauge: mesh connections */
-    STAT_SHUT,      /* gauge: workers that take no new connections */
-    STAT_WATCHERS,  /* gauge: real derpers that have dialled us */
+    STAT_LOGIN_TURNS, /* a connection before login waited for its turn to be read */
+    STAT_HOME,        /* gauge: clients' connections with this node as home */
+    STAT_NOT_IDEAL,   /* gauge: clients' connections that would rather be with another node of the region */
+    STAT_HOME_IN,     /* a connection said that this node is its home */
+    STAT_HOME_OUT,    /* … is not any more */
+    STAT_LINKS,       /* gauge: mesh connections */
+    STAT_SHUT,        /* gauge: workers that take no new connections */
+    STAT_WATCHERS,    /* gauge: real derpers that have dialled us */
     STAT_REFUSED_LOGIN_LIMIT,   /* closed: too many connections before login */
     STAT_REFUSED_ADDRESS_LIMIT, /* closed: too many from one address before login */
     STAT_REFUSED_MAX_CLIENTS,

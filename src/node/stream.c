@@ -84,6 +84,7 @@ void stream_end_with(struct stream *s, enum stream_end end, const char *detail)
     s->end = (uint8_t)end;
     s->detail = detail;
     stream_flush_never(s);
+    stream_turn_leave(s);
     bool ws_over = s->ws && (end == STREAM_END_EOF || end == STREAM_END_WS);
     if (s->open && s->in_flight == 0 && (end == STREAM_END_LOCAL || ws_over))
         say_goodbye(s);
@@ -246,6 +247,10 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     struct stream *s = h->data;
     unsigned size = s->read_max ? s->read_max : STREAM_READ_SIZE;
     (void)suggested;
+    if (!stream_turn_is_mine(s)) {
+        *buf = uv_buf_init(NULL, 0);
+        return;
+    }
     if (s->read_turn != s->io->turn) {
         s->read_turn = s->io->turn;
         s->reads = 0;
@@ -311,11 +316,8 @@ static size_t take_prelude(struct stream *s, size_t n, uint8_t **rest)
     return n - (size_t)used;
 }
 
-static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
+static void take(struct stream *s, ssize_t nread, const uv_buf_t *buf)
 {
-    struct stream *s = h->data;
-    if (nread == 0 || nread == UV_ENOBUFS || s->closing)
-        return;
     if (nread < 0) {
         if (nread == UV_EOF)
             stream_end_with(s, STREAM_END_EOF, "closed by the other side");
@@ -343,7 +345,27 @@ static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
     s->io->bio_in_len = 0;
 }
 
-static void start_reading(struct stream *s)
+static void on_read(uv_stream_t *h, ssize_t nread, const uv_buf_t *buf)
+{
+    struct stream *s = h->data;
+    if (nread == 0 || s->closing)
+        return;
+    if (nread == UV_ENOBUFS) {
+        if (!stream_turn_is_mine(s))
+            stream_turn_wait(s);
+        return;
+    }
+    if (!s->newcomer) {
+        take(s, nread, buf);
+        return;
+    }
+    uint64_t began = uv_hrtime();
+    take(s, nread, buf);
+    s->called = false;
+    s->io->newcomers_ns += uv_hrtime() - began;
+}
+
+void stream_start_reading(struct stream *s)
 {
     int err = uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
     if (err)
@@ -375,7 +397,7 @@ void stream_resume(struct stream *s)
             return;
     }
     if (!s->closing)
-        start_reading(s);
+        stream_start_reading(s);
 }
 
 /* ---- beginning ---- */
@@ -418,7 +440,7 @@ int stream_accept(struct stream *s, uv_stream_t *listener, SSL_CTX *ctx)
         s->open = true;
     }
     tune(s);
-    start_reading(s);
+    stream_start_reading(s);
     return 0;
 }
 
@@ -436,11 +458,11 @@ static void on_connect(uv_connect_t *req, int status)
     if (!s->ssl) {
         handshake_done(s);
         if (!s->closing)
-            start_reading(s);
+            stream_start_reading(s);
         return;
     }
     if (handshake(s) >= 0)
-        start_reading(s);
+        stream_start_reading(s);
 }
 
 int stream_connect(struct stream *s, const struct sockaddr *addr, SSL *ssl)

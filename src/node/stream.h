@@ -54,8 +54,11 @@ struct stream_io {
     uint64_t turn;                      /* of the loop: a stream is read a few times in each */
     struct stream *flush;               /* touched in this turn */
     void (*relieved)(struct stream *s); /* the queue of a stream that was awaited has drained; may be NULL */
-    size_t budget;                      /* bytes of chunks that the queues of this loop may hold together */
-    size_t freed;                       /* by stream_io_tidy, since the allocator last gave memory back */
+    void (*newcomers)(struct stream_io *io); /* a turn begins: newcomers may be accepted again; may be NULL */
+    struct stream *line, *line_end;          /* newcomers that wait to be read, first come first */
+    uint64_t newcomers_ns;                   /* what newcomers took of this turn */
+    size_t budget; /* bytes of chunks that the queues of this loop may hold together */
+    size_t freed;  /* by stream_io_tidy, since the allocator last gave memory back */
     uv_prepare_t prepare;
     BIO_METHOD *bio_method;
 };
@@ -121,10 +124,13 @@ struct stream {
     uint8_t paused;       /* how many times */
     uint8_t count_out;    /* enum stat_id: packets that left are counted here */
     bool is_server, open, closing, in_flush_list, end_after_flush;
-    bool no_data; /* stream_finish_urgent */
-    bool awaited; /* set by the owner: tell io->relieved */
-    bool prelude; /* set after accept: the first bytes are for ops->prelude */
-    bool held;    /* stream_hold */
+    bool no_data;  /* stream_finish_urgent */
+    bool awaited;  /* set by the owner: tell io->relieved */
+    bool prelude;  /* set after accept: the first bytes are for ops->prelude */
+    bool held;     /* stream_hold */
+    bool newcomer; /* set by the owner, until login: read in turns (stream_turn.c) */
+    bool in_line, called;
+    struct stream *line_prev, *line_next;
 };
 
 /* Prepares s on a loop; then accept or connect.  ops and io outlive s. */
@@ -145,6 +151,9 @@ bool stream_congested(const struct stream *s);
 /* From now on plaintext is wrapped in WebSocket messages, both ways; what is queued already leaves as it is, and what input() has
  * not taken of what came is unwrapped before it is shown again.  0, or -1 without memory. */
 int stream_ws_start(struct stream *s);
+
+/* Whether newcomers have had their share of this turn: the owner accepts no more of them until io->newcomers. */
+bool stream_turn_over(const struct stream_io *io);
 
 /* Stop and go on reading: read again when there was a resume for each pause. */
 void stream_pause(struct stream *s);

@@ -55,6 +55,7 @@ static void on_prepare(uv_prepare_t *h)
         s->in_flush_list = false;
         stream_flush(s);
     }
+    stream_turn_begin(io);
 }
 
 int stream_io_init(struct stream_io *io, uv_loop_t *loop, struct stats *stats, size_t budget)

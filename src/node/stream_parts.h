@@ -1,4 +1,4 @@
-/* What stream.c, stream_out.c, stream_path.c, stream_io.c and stream_ws.c share; nobody else includes this.
+/* What stream.c, stream_out.c, stream_path.c, stream_turn.c, stream_io.c and stream_ws.c share; nobody else includes this.
  *
  * WebSocket: what came is unwrapped before the owner's input() sees it, what waits in the queue is wrapped when it becomes a
  * record; queue and owner know of nothing.  A stream without it pays for a look at one pointer a read and a record. */
@@ -28,6 +28,18 @@ const uint8_t *stream_ws_record(struct stream *s, size_t *len, uint32_t *packets
 void stream_end_with(struct stream *s, enum stream_end end, const char *detail);
 /* The same with OpenSSL's newest error behind what. */
 void stream_end_tls(struct stream *s, const char *what);
+
+void stream_start_reading(struct stream *s);
+
+/* ---- stream_turn.c ---- */
+
+/* Whether s may be read in this turn. */
+bool stream_turn_is_mine(const struct stream *s);
+/* Puts s at the end of the line; takes it out, wherever it stands. */
+void stream_turn_wait(struct stream *s);
+void stream_turn_leave(struct stream *s);
+/* Calls those whose turn it is; once a turn, before the poll. */
+void stream_turn_begin(struct stream_io *io);
 
 /* ---- stream_out.c ---- */
 

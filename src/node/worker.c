@@ -6,6 +6,7 @@
  * Fails at start only (worker_new); later faults are those of single connections. */
 #include "node/worker.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,6 +210,15 @@ static void on_relieved(struct stream *s)
 {
     struct conn *c = conn_of(s);
     pause_relieve(&c->worker->pauses, c);
+}
+
+static void on_newcomers(struct stream_io *io)
+{
+    struct worker *w = (struct worker *)((char *)io - offsetof(struct worker, io));
+    if (!w->accept_later)
+        return;
+    w->accept_later = false;
+    gate_accept_pending(w);
 }
 
 static void relay_slow_down_other(void *ctx, const struct conn_ref *from)
@@ -475,6 +485,7 @@ static int init_handles(struct worker *w, const struct worker_params *p)
     if (!err)
         err = stream_io_init(&w->io, &w->loop, &w->stats, p->budget);
     w->io.relieved = on_relieved;
+    w->io.newcomers = on_newcomers;
     return err;
 }
 

@@ -77,6 +77,7 @@ struct worker {
     struct resumes resumes;        /* clients faster than client_rate */
     struct worker_answer *answers; /* of this turn */
     uint32_t n_answers, cap_answers;
+    bool accept_later;    /* newcomers have had their share of this turn */
     uint64_t last_slowed; /* generation: one IN_SLOW_DOWN a turn */
 };
 
