@@ -42,7 +42,7 @@ OWN_FUNCTION = re.compile(r"^\s*(static|struct|int|void|bool|size_t|ssize_t|uint
 
 # Groups of files in node that count as one.
 GROUPS = {
-    "config": {"config", "config_keys", "config_parts", "config_values", "config_yaml"},
+    "config": {"config", "config_admission", "config_keys", "config_parts", "config_values", "config_yaml"},
     "keystore": {"keystore", "keystore_file"},
     "tls": {"tls_ctx", "tls_client", "tls_common", "tls_cert", "tls_make", "tls_dir", "tls_sni"},
     "control": {"control", "mesh_io", "admit_io"},
@@ -119,7 +119,8 @@ NODE = {
     "reload": {"control", "limits", "site", "systemd", "worker"},
     "cert_watch": {"control", "site", "status", "tls"},
     "acme": {"control", "listen", "site", "tls"},
-    "admin": {"control", "oneshot", "reload", "status"},
+    "health": {"control", "listen", "site", "status"},
+    "admin": {"control", "health", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
     "server": {"acme", "admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
                "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tcp_info", "tls", "verify_url", "worker"},
@@ -131,7 +132,7 @@ MESH_DOORS = {"mesh", "routes", "keymap"}
 # The three tables know nothing of the rest of the mesh.
 MESH = {"routes": {"keymap", "nodemap"}, "keymap": set(), "nodemap": set()}
 # Subcommands see a node from outside, not its threads; probe is a client on a stream of its own.
-CLI_CLOSED = {"acme", "admin", "derper_peer", "derper_watch", "gate", "buf", "cert_watch", "clients", "conn", "control", "heard", "inbox", "limits", "link_io", "login", "metrics",
+CLI_CLOSED = {"acme", "admin", "derper_peer", "derper_watch", "gate", "buf", "cert_watch", "clients", "conn", "control", "health", "heard", "inbox", "limits", "link_io", "login", "metrics",
               "oneshot", "relay", "reload", "sendq", "session", "status", "wheel", "worker"}
 # Headers for the files of one room (_internal) or of one group (the others) alone.
 PRIVATE = re.compile(r"^(\w+?)_(internal|parts|common)\.h$")

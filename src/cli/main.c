@@ -11,6 +11,7 @@ static const struct cli_command commands[] = {
     {"follow", "keep a control server's map in step with which nodes live", cli_follow},
     {"probe", "real clients through every pair of regions: latencies, losses", cli_probe},
     {"status", "how the node on this machine is: what is wrong, clients, mesh", cli_status},
+    {"health", "whether the node on this machine serves clients: logins, a packet, STUN", cli_health},
     {"drain", "take no new connections and send all clients to other nodes", cli_drain},
     {"undrain", "take connections again", cli_undrain},
     {"where", "where a client is, and by which path", cli_where},

@@ -16,7 +16,7 @@
 #include "node/suggest.h"
 #include "node/tls_ctx.h"
 
-enum { COUNT = 10, INTERVAL_MS = 20, WATCH_SECONDS = 2, NAMES_MAX = 256 };
+enum { COUNT = 10, INTERVAL_MS = 20, LOGIN_MS = 15000, WATCH_SECONDS = 2, NAMES_MAX = 256 };
 
 static void print_help(void)
 {
@@ -270,7 +270,7 @@ static int number(const char *flag, const char *text, int max, int *out)
 int cli_probe(int argc, char **argv)
 {
     const char *map_file, *from, *to, *count, *interval;
-    struct probe_options o = {.count = COUNT, .interval_ms = INTERVAL_MS};
+    struct probe_options o = {.count = COUNT, .interval_ms = INTERVAL_MS, .login_ms = LOGIN_MS};
     const struct cli_flag flags[] = {{"map", NULL, &map_file}, {"from", NULL, &from},
                                      {"to", NULL, &to},        {"count", NULL, &count},
                                      {"json", &o.json, NULL},  {"interval", NULL, &interval},

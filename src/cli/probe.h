@@ -57,6 +57,7 @@ struct probe_node {
     char error[PROBE_TEXT];   /* "" or why there is no login */
     char stun_error[PROBE_TEXT];
     struct probe_client client[2];
+    struct key_pair *keys; /* of the two clients; NULL: made */
     struct probe_stun stun;
 };
 
@@ -79,6 +80,7 @@ struct probe_pair {
 
 struct probe_options {
     int count, interval_ms;
+    int login_ms; /* time-out of a login */
     bool json, watch;
 };
 
@@ -88,7 +90,7 @@ struct probe_round {
     uv_loop_t *loop;
     struct stats *stats;
     struct stream_io io;
-    SSL_CTX *tls;
+    SSL_CTX *tls;      /* NULL: the nodes speak plain HTTP */
     uint8_t nonce[16]; /* in every packet of this round */
     struct probe_node *nodes;
     int n_nodes;

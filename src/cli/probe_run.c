@@ -18,7 +18,6 @@
 enum {
     STUN_ALONE_MS =
         300, /* logins begin then, though STUN may still be unanswered: handshakes disturb its times */
-    LOGIN_MS = 15000,
     LOGINS_AT_ONCE = 4,
     PAIRS_AT_ONCE = 32,
     WARM_MS = 3000,
@@ -366,7 +365,7 @@ static void on_login_timeout(uv_timer_t *t)
 
     if (!c->node->error[0])
         snprintf(c->node->error, PROBE_TEXT, "node %s (%s): no answer within %d s: %s", id_of(c->node),
-                 c->node->node->host_name, LOGIN_MS / 1000,
+                 c->node->node->host_name, c->node->round->options.login_ms / 1000,
                  tls ? "TLS stands, but it does not let this client in; its log says more"
                      : "is its port open in the firewall, does its address in the map hold?");
     derp_client_close(c->derp);
@@ -382,12 +381,15 @@ static void login_begin(struct probe_client *c)
     uv_timer_init(r->loop, &c->timer);
     c->timer.data = c;
     c->state = PROBE_LOGGING_IN;
-    key_pair_generate(&params.key);
+    if (c->node->keys)
+        params.key = c->node->keys[c - c->node->client];
+    else
+        key_pair_generate(&params.key);
     c->key = params.key.pub;
     c->derp = derp_client_new(&params);
     key_pair_wipe(&params.key);
     if (c->derp) {
-        uv_timer_start(&c->timer, on_login_timeout, LOGIN_MS, 0);
+        uv_timer_start(&c->timer, on_login_timeout, (uint64_t)r->options.login_ms, 0);
         return;
     }
     snprintf(c->node->error, PROBE_TEXT, "node %s: no memory or no descriptor for a connection",

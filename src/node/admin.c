@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "node/health.h"
 #include "node/status.h"
 
 enum { REQUEST_MAX = 64 << 10 };
@@ -64,6 +65,8 @@ static void command(struct admin *a, struct oneshot_conn *conn, const json_t *re
         answer(conn, status_json(a->control));
     else if (strcmp(cmd, "where") == 0)
         answer(conn, status_where(a->control, json_string_value(json_object_get(req, "key"))));
+    else if (strcmp(cmd, "health") == 0)
+        answer(conn, health_json(a->control, json_object_get(req, "keys")));
     else if (strcmp(cmd, "reload") == 0)
         reload_ask(a->reload, on_reloaded, conn);
     else if (strcmp(cmd, "drain") == 0)
@@ -71,7 +74,8 @@ static void command(struct admin *a, struct oneshot_conn *conn, const json_t *re
     else if (strcmp(cmd, "undrain") == 0)
         answer(conn, undrain(a->control));
     else
-        answer(conn, status_error("unknown command: there are status, where, reload, drain and undrain"));
+        answer(conn,
+               status_error("unknown command: there are status, where, health, reload, drain and undrain"));
 }
 
 static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, size_t n)

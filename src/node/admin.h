@@ -1,6 +1,7 @@
 /* The admin socket: a Unix socket that answers one line of JSON with one JSON value.
  *
- * {"cmd":"status"} · {"cmd":"where","key":"nodekey:…"} · {"cmd":"reload"}
+ * {"cmd":"status"} · {"cmd":"where","key":"nodekey:…"} · {"cmd":"reload"} · {"cmd":"drain"} · {"cmd":"undrain"}
+ * · {"cmd":"health","keys":[…]} (health.h)
  * Who may open the socket may ask: mode 0660.  Owner: server_run.  Thread: the control loop's. */
 #ifndef DERPMESH_NODE_ADMIN_H
 #define DERPMESH_NODE_ADMIN_H

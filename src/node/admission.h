@@ -36,6 +36,8 @@ enum {
     ADMIT_LINE_MS = 3000,     /* how long one may wait */
     ADMIT_WAITERS_MAX = 64,   /* logins that wait for one key */
     ADMIT_IDLE_MAX = 65536,   /* keys kept that are not connected: admitted, and as many refused */
+    ADMIT_GUESTS = 16,        /* keys that are admitted whatever the sources say */
+    ADMIT_GUEST_MS = 30000,   /* … for so long */
     ADMIT_DETAIL = 272
 };
 
@@ -90,6 +92,9 @@ void admission_allow_changed(struct admission *a, uint64_t now);
 /* A login wants to know.  ops->answer comes once, now or later. */
 void admission_ask(struct admission *a, const struct derp_key *key, const struct conn_ref *ref,
                    const struct conn_addr *from, uint64_t now);
+/* Lets this key in for ADMIT_GUEST_MS, nobody is asked: for who looks after the node (health.h).  The oldest of more than
+ * ADMIT_GUESTS is forgotten. */
+void admission_guest(struct admission *a, const struct derp_key *key, uint64_t now);
 /* How many connections the key has now.  from: of the newest, NULL if not known. */
 void admission_present(struct admission *a, const struct derp_key *key, uint32_t connections,
                        const struct conn_addr *from, uint64_t now);

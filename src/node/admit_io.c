@@ -308,6 +308,11 @@ void control_admit_message(struct control *c, const struct inbox_msg *m)
     admission_present(c->admit->engine, &m->key, info.connections, &m->addr, control_now());
 }
 
+void control_admit_guest(struct control *c, const struct derp_key *key)
+{
+    admission_guest(c->admit->engine, key, control_now());
+}
+
 /* ---- what a person asks ---- */
 
 static void source_info(const struct admit_io *io, enum admit_source s, struct control_admit_source *out)

@@ -137,8 +137,9 @@ struct control_admission {
 };
 void control_admission(const struct control *c, struct control_admission *out);
 
-int control_admit_init(struct control *c, uint64_t seed); /* 0 or libuv error */
-void control_admit_site(struct control *c);               /* takes over what c->site says */
+void control_admit_guest(struct control *c, const struct derp_key *key); /* see admission_guest */
+int control_admit_init(struct control *c, uint64_t seed);                /* 0 or libuv error */
+void control_admit_site(struct control *c);                              /* takes over what c->site says */
 /* IN_ADMIT_ASK; IN_CLIENT_UP and _DOWN, after the registry. */
 void control_admit_message(struct control *c, const struct inbox_msg *m);
 void control_admit_close(struct control *c);

@@ -112,8 +112,8 @@ static void try_next(struct derp_client *c)
         return;
     }
     c->stream_on = true;
-    SSL *ssl = SSL_new(c->p.tls);
-    if (!ssl || tls_client_prepare(ssl, c->p.node) < 0) {
+    SSL *ssl = c->p.tls ? SSL_new(c->p.tls) : NULL;
+    if (c->p.tls && (!ssl || tls_client_prepare(ssl, c->p.node) < 0)) {
         SSL_free(ssl);
         stream_close(&c->stream, "cannot set up TLS");
         return;
@@ -130,7 +130,7 @@ static void on_open(struct stream *s)
     char request[512];
     c->t_tls = uv_hrtime();
     c->why[0] = 0; /* of addresses that failed before */
-    if (tls_client_verified(s->ssl, c->p.node, c->why, sizeof(c->why)) < 0) {
+    if (s->ssl && tls_client_verified(s->ssl, c->p.node, c->why, sizeof(c->why)) < 0) {
         stream_close(s, c->why);
         return;
     }

@@ -27,7 +27,7 @@ struct derp_client_ops {
 
 struct derp_client_params {
     struct stream_io *io;
-    SSL_CTX *tls;                    /* tls_client_ctx_new's */
+    SSL_CTX *tls;                    /* tls_client_ctx_new's; NULL: plain HTTP, to a node with tls off */
     const struct derpmap_node *node; /* lives as long as the client */
     struct key_pair key;
     bool prober;

@@ -219,7 +219,7 @@ static void admission_problems(const struct control *c, const struct problems *p
                 a.allow_error);
 }
 
-static const char *gate(const struct control *c)
+const char *status_gate(const struct control *c)
 {
     return c->draining ? "draining" : atomic_load(&c->limits->full) ? "full" : "open";
 }
@@ -471,7 +471,7 @@ json_t *status_json(const struct control *c)
         "{s:s, s:s, s:i, s:I, s:s, s:b, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "node",
         s->self->id, "version", DERPMESH_VERSION, "region", s->self->region_id, "uptime_s",
         (json_int_t)((control_now() - c->started) / 1000), "public_key", key, "open_to_anyone",
-        !config_admission(s->config), "gate", gate(c), "listen", "derp", at[LISTEN_DERP].text, "http",
+        !config_admission(s->config), "gate", status_gate(c), "listen", "derp", at[LISTEN_DERP].text, "http",
         at[LISTEN_HTTP].text, "stun", at[LISTEN_STUN].text, "certificate", certificate_json(s), "map",
         map_json(s), "clients", clients, "admission", admission_json(c), "mesh", mesh_json(c), "traffic",
         traffic_json(c), "problems", problems);

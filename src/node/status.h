@@ -33,6 +33,8 @@ void status_mesh_counters(const struct control *c,
                           void (*out)(void *ctx, const char *name, const char *help, int gauge, uint64_t v),
                           void *ctx);
 const char *status_peer_state(enum mesh_peer_state s);
+/* Whether connections are taken: "open", "draining" or "full". */
+const char *status_gate(const struct control *c);
 /* "2036-01-01T00:00:00Z" */
 enum { STATUS_TIME = 32 };
 const char *status_time(char buf[static STATUS_TIME], time_t t);

@@ -645,9 +645,55 @@ static void random_orders(void **state)
     }
 }
 
+/* Whoever looks after the node is let in, whatever the sources say, but not for long, and it does not count as an outage. */
+static void test_guest(void **state)
+{
+    struct world *w = make(true, true, false, false);
+    struct derp_key k = key_of(1);
+
+    (void)state;
+    login(w, 1);
+    assert_int_equal(w->last, REFUSED_ALLOW);
+    admission_guest(w->a, &k, w->now);
+    login(w, 1);
+    assert_int_equal(w->last, ADMITTED);
+    assert_int_equal(w->n_asked, 0);
+    login(w, 2);
+    assert_int_equal(w->last, REFUSED_ALLOW);
+    w->now += ADMIT_GUEST_MS;
+    login(w, 1);
+    assert_int_equal(w->last, REFUSED_ALLOW);
+    end(w);
+}
+
+/* The oldest guest makes way; one that stays connected is asked about like anyone else. */
+static void test_guests_many(void **state)
+{
+    struct world *w = make(true, false, false, false);
+
+    (void)state;
+    for (unsigned i = 0; i <= ADMIT_GUESTS; i++) {
+        struct derp_key k = key_of(i);
+        admission_guest(w->a, &k, w->now);
+    }
+    login(w, 0);
+    assert_int_equal(w->last, REFUSED_ALLOW);
+    login(w, ADMIT_GUESTS);
+    assert_int_equal(w->last, ADMITTED);
+    struct derp_key k = key_of(ADMIT_GUESTS);
+    admission_present(w->a, &k, 1, NULL, w->now);
+    w->now += ADMIT_AGAIN_MS * 2;
+    for (int i = 0; i < 600; i++, w->now += 1000)
+        admission_tick(w->a, w->now);
+    assert_true(w->closed[ADMIT_GUESTS] > 0);
+    end(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_guest),
+        cmocka_unit_test(test_guests_many),
         cmocka_unit_test(nothing_configured),
         cmocka_unit_test(file_alone),
         cmocka_unit_test(yes_is_remembered_a_minute),
