@@ -227,6 +227,8 @@ struct config *config_load(int argc, char **argv, char *const *envp, char *err, 
     if (flags_read(&l, argc, argv, false) || file_read(&l) || env_read(&l, envp) ||
         flags_read(&l, argc, argv, true) || required(&l))
         goto fail;
+    if (config_admission_apply(l.c, err, err_len))
+        goto fail;
     if (config_derive(l.c, derper_key_file)) {
         fail(&l, "out of memory");
         goto fail;
@@ -244,7 +246,7 @@ struct config *config_load_env(char *const *envp, char *err, size_t err_len)
 
     if (!l.c || config_defaults(l.c))
         fail(&l, "out of memory");
-    else if (env_read(&l, envp) == 0)
+    else if (env_read(&l, envp) == 0 && config_admission_apply(l.c, err, err_len) == 0)
         return l.c;
     config_free(l.c);
     return NULL;
@@ -282,6 +284,7 @@ void config_free(struct config *c)
     free(c->mesh_congestion);
     free(c->derper_peers);
     free(c->derper_mesh_key_file);
+    free(c->admission);
     free(c->allow);
     free(c->verify_url);
     free(c->verify_socket);

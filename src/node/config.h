@@ -76,6 +76,7 @@ struct config {
     uint32_t client_rate;                        /* bytes/s; 0: no limit */
     uint32_t client_burst;                       /* bytes, ≥ 65568 */
     bool transit;
+    char *admission;                  /* "open", or what the next three are set from; NULL: not said */
     char *allow;                      /* file of node keys, NULL: none; see admission.h */
     char *verify_url, *verify_socket; /* NULL: not asked */
     bool verify_fail_open;

@@ -234,6 +234,11 @@ static int set_proxies(struct config *c, const struct key *k, const char *text)
     return 0;
 }
 
+static int set_admission(struct config *c, const struct key *k, const char *text)
+{
+    return config_admission_valid(text) ? set_text(c, k, text) : -1;
+}
+
 /* ---- the table ---- */
 
 static const char *const admit_names[] = {"all", "any", NULL};
@@ -427,6 +432,12 @@ static const struct key keys[] = {
      .at = AT(login_limit_ip),
      .min = 1,
      .max = 1000000},
+    {.name = "admission",
+     .shown = "as the next three say",
+     .meaning = "who may use the node, in one: a file of keys, a URL, a socket (/….sock); or open",
+     .wants = CONFIG_ADMISSION_WANTS,
+     .set = set_admission,
+     .at = AT(admission)},
     {.name = "allow",
      .shown = "none",
      .meaning = "file of node keys that may use the node, one a line",

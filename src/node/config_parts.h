@@ -1,5 +1,5 @@
 /* What the files of config share: config.c (layers: file, environment, flags), config_keys.c (the table of keys),
- * config_values.c (how values are written), config_yaml.c (the file's text).  Nobody else includes this but their tests. */
+ * config_values.c (how values are written), config_admission.c (one setting that stands for three), config_yaml.c (the file's text).  Nobody else includes this but their tests. */
 #ifndef DERPMESH_NODE_CONFIG_PARTS_H
 #define DERPMESH_NODE_CONFIG_PARTS_H
 
@@ -37,6 +37,17 @@ int config_number(const char *text, uint64_t *out, const char **end);
 int config_duration(const char *text, size_t n, uint32_t *ms);
 /* How many processors this process may use, at least 1. */
 int config_cpus(void);
+
+/* ---- config_admission.c ---- */
+
+#define CONFIG_ADMISSION_WANTS                                                                                    \
+    "the word open, or a file of node keys (/etc/…), a URL (https://…), tailscaled's socket (/….sock), or " \
+    "several of these "                                                                                           \
+    "with commas between"
+bool config_admission_valid(const char *text);
+/* Sets allow, verify_url and verify_socket from admission, if it says so.  0; -1 with a sentence where one of them is set by
+ * itself to something else, or without memory. */
+int config_admission_apply(struct config *c, char *err, size_t err_len);
 
 /* ---- config_yaml.c ---- */
 

@@ -529,7 +529,7 @@ static void test_key_table(void **state)
 
     (void)state;
     config_keys(on_key, &n);
-    assert_int_equal(n, 38);
+    assert_int_equal(n, 39);
 }
 
 static void test_suggestions(void **state)
@@ -561,9 +561,44 @@ static int teardown(void **state)
     return unlink(file_path);
 }
 
+/* One setting for a choice that must be made: what it says goes into those that it stands for. */
+static void test_admission(void **state)
+{
+    struct config *c = load_good("--map m --admission /etc/allow.txt", "");
+
+    (void)state;
+    assert_string_equal(c->allow, "/etc/allow.txt");
+    assert_null(c->verify_url);
+    assert_null(c->verify_socket);
+    config_free(c);
+    c = load_good(
+        "--map m",
+        "DERPMESH_ADMISSION=https://hs.example/verify,/run/t/tailscaled.sock,/a DERPMESH_ADMIT=any");
+    assert_string_equal(c->verify_url, "https://hs.example/verify");
+    assert_string_equal(c->verify_socket, "/run/t/tailscaled.sock");
+    assert_string_equal(c->allow, "/a");
+    assert_true(config_admission(c));
+    config_free(c);
+    c = load_good("--map m --admission open", "");
+    assert_false(config_admission(c));
+    config_free(c);
+    c = load_good("--map m --admission /a --allow /a", "");
+    assert_string_equal(c->allow, "/a");
+    config_free(c);
+    refused("--map m", "DERPMESH_ADMISSION=any", "DERPMESH_ADMISSION wants the word open");
+    refused("--map m", "DERPMESH_ADMISSION=open,/a", "DERPMESH_ADMISSION wants");
+    refused("--map m", "DERPMESH_ADMISSION=/a,/b", "DERPMESH_ADMISSION wants");
+    refused("--map m", "DERPMESH_ADMISSION=,", "DERPMESH_ADMISSION wants");
+    refused("--map m --allow /b", "DERPMESH_ADMISSION=/a",
+            "admission says /a and allow says /b: keep one of them");
+    refused("--map m --verify-url http://x", "DERPMESH_ADMISSION=open", "admission says open, but");
+    refused("--map m", "DERPMESH_ADMISSION=https://?", "admission: verify_url wants an http or https URL");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_admission),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_precedence),
         cmocka_unit_test(test_config_variable),
