@@ -105,8 +105,8 @@ check_recreate() {
 check_health_turns() {
     local id
     id=$(demo ps -q hkg)
-    docker exec "$id" derpmesh status --json >/dev/null || fail "status fails on a good node"
-    if docker exec "$id" derpmesh status --json --admin /run/derpmesh/none.sock >/dev/null 2>&1; then
+    docker exec "$id" derpmesh health || fail "health fails on a good node"
+    if docker exec "$id" derpmesh health --admin /run/derpmesh/none.sock >/dev/null 2>&1; then
         fail "the health check cannot fail"
     fi
     ok "the health check can fail"
@@ -121,15 +121,26 @@ check_stop() {
     ok "TERM ends a node in order"
 }
 
-# The file for a VPS: accepted, and refuses to start without a node's name.
-check_vps_file() {
-    DERPMESH_NODE=fra-1 compose -f deploy/docker/compose.yaml config >/dev/null || fail "compose.yaml is not accepted"
-    if (unset DERPMESH_NODE && compose -f deploy/docker/compose.yaml config) >/dev/null 2>&1; then
-        fail "compose.yaml is accepted without DERPMESH_NODE"
-    fi
-    ok "compose.yaml"
+# refused WHAT SAYS: compose.yaml is not accepted with the environment that WHAT sets up, and says so.
+refused() {
+    local said
+    if said=$(env -u DERPMESH_NODE -u DERPMESH_ADMISSION "${@:2}" "$0" --config 2>&1); then fail "compose.yaml is accepted without $1"; fi
+    grep -q "$1=" <<<"$said" || fail "compose.yaml without $1 does not name it: $said"
 }
 
+# The file for a VPS: accepted, and refuses to start without a node's name, and without a choice of who may use it.
+check_vps_file() {
+    DERPMESH_NODE=fra-1 DERPMESH_ADMISSION=open compose -f deploy/docker/compose.yaml config >/dev/null ||
+        fail "compose.yaml is not accepted"
+    refused DERPMESH_NODE DERPMESH_ADMISSION=open
+    refused DERPMESH_ADMISSION DERPMESH_NODE=fra-1
+    ok "compose.yaml wants a name and an admission"
+}
+
+if [ "${1:-}" = --config ]; then # for refused
+    compose -f deploy/docker/compose.yaml config
+    exit
+fi
 docker_use
 need python3 flock
 exec 9>"${TMPDIR:-/tmp}/derpmesh-compose-test.lock"
