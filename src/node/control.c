@@ -89,12 +89,21 @@ static void close_unreachable(struct control *c, const struct derp_key *key, con
                      .type = IN_ADMIT_ANSWER, .key = *key, .ref = *ref, .number = STAT_CLOSED_NO_MEMORY});
 }
 
+/* The worker that has a key's first connection knows: it need not be woken. */
+static void tell_active(struct control *c, const struct derp_key *key, const struct clients_change *ch)
+{
+    const struct inbox_msg m = {.type = IN_LOCAL_SET, .key = *key, .ref = ch->active};
+    for (uint32_t i = 0; i < c->n_workers; i++)
+        if (!ch->first || i != ch->active.worker)
+            control_tell(c, i, &m);
+}
+
 static void apply_change(struct control *c, const struct derp_key *key, const struct conn_ref *ref,
                          const struct clients_change *ch)
 {
     uint64_t now = control_now();
     if (ch->active_changed)
-        control_tell_all(c, &(struct inbox_msg){.type = IN_LOCAL_SET, .key = *key, .ref = ch->active});
+        tell_active(c, key, ch);
     if (ch->last)
         control_tell_all(c, &(struct inbox_msg){.type = IN_LOCAL_DEL, .key = *key, .ref = *ref});
     if (!c->mesh)

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { KEEPALIVE_S = 60 };
+
 static const struct {
     const char *setting, *what;
     int type;
@@ -151,7 +153,7 @@ int listen_plan(struct listen_plan *p, const struct config *c, const struct derp
     struct listen_at *derp = &p->at[LISTEN_DERP], *web = &p->at[LISTEN_HTTP];
     web->optional = http_default;
     p->at[LISTEN_STUN].optional = c->derper != NULL; /* derper goes on without it too, and does not say so */
-    p->tcp = (struct listen_tcp){.set = c->derper != NULL};
+    p->tcp = (struct listen_tcp){.keepalive_s = KEEPALIVE_S};
     if (c->derper) {
         p->tcp.keepalive_s = c->derper->keepalive_s;
         p->tcp.user_timeout_ms = c->derper->user_timeout_ms;
@@ -233,7 +235,8 @@ void listen_close(struct listen_fds *fds, int n)
 /* None of these is worth a refusal. */
 static void set_tcp(int fd, const struct listen_tcp *t)
 {
-    int on = t->keepalive_s >= 0, every = 15;
+    int on = t->keepalive_s >= 0, every = 15, nodelay = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &nodelay, sizeof(nodelay));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     if (on) {
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &t->keepalive_s, sizeof(t->keepalive_s));
@@ -254,7 +257,7 @@ static int open_kind(struct listen_at *a, enum listen_kind kind, const struct li
             explain(a, kind, -fd, err, err_len);
             return -1;
         }
-        if (tcp->set && kinds[kind].type == SOCK_STREAM)
+        if (kinds[kind].type == SOCK_STREAM)
             set_tcp(fd, tcp);
         fds[i].fd[kind] = fd;
     }

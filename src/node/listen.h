@@ -27,7 +27,6 @@ struct listen_at {
 
 /* Options that accepted connections inherit from the listening socket. */
 struct listen_tcp {
-    bool set;
     int keepalive_s;     /* -1: off */
     int user_timeout_ms; /* 0: the kernel's own */
 };

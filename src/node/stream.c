@@ -15,7 +15,7 @@
 #include "node/reserve.h"
 #include "node/stream_parts.h"
 
-enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20, READS_A_TURN = 4 };
+enum { KEY_UPDATES_MIN = 16, KEY_UPDATE_BYTES = 1 << 20, READS_A_TURN = 4, DIAL_KEEPALIVE_S = 60 };
 
 /* ---- ending ---- */
 
@@ -402,11 +402,16 @@ void stream_resume(struct stream *s)
 
 /* ---- beginning ---- */
 
+/* What an accepted connection has from its listening socket (listen.c): no delay, keep-alive. */
+static void tune_dialled(struct stream *s)
+{
+    uv_tcp_nodelay(&s->tcp, 1);
+    uv_tcp_keepalive(&s->tcp, 1, DIAL_KEEPALIVE_S);
+}
+
 static void tune(struct stream *s)
 {
     uv_os_fd_t fd;
-    uv_tcp_nodelay(&s->tcp, 1);
-    uv_tcp_keepalive(&s->tcp, 1, 60);
     s->lowat = STREAM_NOTSENT_LOWAT;
     if (uv_fileno((uv_handle_t *)&s->tcp, &fd) == 0)
         setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &s->lowat, sizeof(s->lowat));
@@ -454,6 +459,7 @@ static void on_connect(uv_connect_t *req, int status)
         stream_end_with(s, STREAM_END_CONNECT, uv_strerror(status));
         return;
     }
+    tune_dialled(s);
     tune(s);
     if (!s->ssl) {
         handshake_done(s);
