@@ -112,24 +112,25 @@ static int recv_all(int fd, char **text, size_t *n, long deadline)
     }
 }
 
-static json_t *parse(const char *text, size_t n, char *err, size_t err_len)
+static int parse(json_t **reply, const char *text, size_t n, char *err, size_t err_len)
 {
     json_error_t why;
-    json_t *reply = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
 
-    if (!json_is_object(reply)) {
-        json_decref(reply);
+    *reply = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    if (!json_is_object(*reply)) {
+        json_decref(*reply);
+        *reply = NULL;
         snprintf(err, err_len,
                  n ? "the node's answer is no JSON object" : "the node hung up without an answer");
-        return NULL;
+        return -1;
     }
-    const char *refusal = json_string_value(json_object_get(reply, "error"));
-    if (refusal) {
-        snprintf(err, err_len, "%s", refusal);
-        json_decref(reply);
-        return NULL;
-    }
-    return reply;
+    const char *refusal = json_string_value(json_object_get(*reply, "error"));
+    if (!refusal)
+        return 0;
+    snprintf(err, err_len, "%s", refusal);
+    json_decref(*reply);
+    *reply = NULL;
+    return ADMIN_REFUSED;
 }
 
 int admin_ask(const char *socket_path, const char *question, json_t **reply, char *err, size_t err_len)
@@ -137,7 +138,7 @@ int admin_ask(const char *socket_path, const char *question, json_t **reply, cha
     long deadline = now_ms() + ADMIN_TIMEOUT_MS;
     char *text = NULL;
     size_t n = 0;
-    int fd = dial(socket_path, err, err_len);
+    int fd = dial(socket_path, err, err_len), rc = -1;
 
     *reply = NULL;
     if (fd < 0)
@@ -146,10 +147,10 @@ int admin_ask(const char *socket_path, const char *question, json_t **reply, cha
         snprintf(err, err_len, errno == ETIMEDOUT ? "the node does not answer; is it stuck?" : "%s: %s",
                  socket_path, strerror(errno));
     else
-        *reply = parse(text, n, err, err_len);
+        rc = parse(reply, text, n, err, err_len);
     free(text);
     close(fd);
-    return *reply ? 0 : -1;
+    return rc;
 }
 
 /* ---- values ---- */
@@ -171,6 +172,14 @@ double admin_num(const json_t *object, const char *key, double none)
 bool admin_bool(const json_t *object, const char *key)
 {
     return json_is_true(json_object_get(object, key));
+}
+
+bool admin_client_key(char key[static KEY_TEXT_MAX], const char *text)
+{
+    struct derp_key parsed;
+    int n = snprintf(key, KEY_TEXT_MAX, "%s%s", strchr(text, ':') ? "" : "nodekey:", text);
+
+    return n > 0 && n < KEY_TEXT_MAX && key_public_parse(&parsed, key, strlen(key)) == 0;
 }
 
 void admin_print(const char *text)

@@ -6,7 +6,7 @@
 static const struct cli_command commands[] = {
     {"serve", "run a node, in the foreground", cli_serve},
     {"check", "check what serve would use: settings, map, keys, certificate, ports", cli_check},
-    {"map", "check a derpMap, show it, export it for Tailscale or Headscale", cli_map},
+    {"map", "check a derpMap, show it, compare two, export it for Tailscale or Headscale", cli_map},
     {"keygen", "make a node key or a mesh key", cli_keygen},
     {"follow", "keep a control server's map in step with which nodes live", cli_follow},
     {"probe", "real clients through every pair of regions: latencies, losses", cli_probe},
@@ -14,7 +14,9 @@ static const struct cli_command commands[] = {
     {"health", "whether the node on this machine serves clients: logins, a packet, STUN", cli_health},
     {"drain", "take no new connections and send all clients to other nodes", cli_drain},
     {"undrain", "take connections again", cli_undrain},
+    {"reload", "read settings, map, keys, certificate and allow list again", cli_reload},
     {"where", "where a client is, and by which path", cli_where},
+    {"kick", "close a client's connections to the node on this machine", cli_kick},
     {"version", "this version, and those of the libraries", cli_version},
 };
 

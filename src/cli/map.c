@@ -1,4 +1,4 @@
-/* The subcommands of `derpmesh map`: check, show, export.
+/* The subcommands of `derpmesh map`: check, show, diff, export.
  *
  * Happy path: read the file (or standard input), parse it, and print findings, a table or another spelling.
  * It fails with exit code 1 and a FILE:LINE:COL line where the map is at fault, 2 for wrong use, 3 where
@@ -18,6 +18,7 @@ enum { BACKUPS_MAX = 16 };
 static const char usage[] =
     "usage: derpmesh map check FILE\n"
     "       derpmesh map show FILE\n"
+    "       derpmesh map diff OLD NEW\n"
     "       derpmesh map export --to tailscale|headscale|json [--backup N [--measured PROBE]] FILE\n"
     "\n"
     "FILE is a derpMap as Tailscale's JSON, as a tailnet policy (HuJSON) or as Headscale's YAML; - is "
@@ -25,6 +26,7 @@ static const char usage[] =
     "\n"
     "  check   prints errors and warnings with line and column; exit code 1 on errors\n"
     "  show    a table of regions and nodes, as understood\n"
+    "  diff    what a reload with NEW instead of OLD does: nodes added, removed, changed, links touched\n"
     "  export  writes the map to standard output in another spelling:\n"
     "            tailscale  HuJSON, the value of \"derpMap\" in a tailnet policy\n"
     "            headscale  derp.yaml, for derp.paths in Headscale's configuration\n"
@@ -157,7 +159,8 @@ static int wrong_use(const char *what, const char *arg)
 }
 
 struct map_args {
-    const char *path, *to, *backup, *measured;
+    const char *path, *fresh; /* fresh: diff's NEW */
+    const char *to, *backup, *measured;
     bool help;
 };
 
@@ -181,7 +184,7 @@ static const char **export_flag(struct map_args *a, int argc, char **argv, int *
 }
 
 /* 0, or the exit code. */
-static int parse_args(struct map_args *a, int argc, char **argv, bool is_export)
+static int parse_args(struct map_args *a, int argc, char **argv, bool is_export, bool is_diff)
 {
     bool flags = true;
     const char **at, *value;
@@ -201,11 +204,15 @@ static int parse_args(struct map_args *a, int argc, char **argv, bool is_export)
             return wrong_use(is_export ? "known flags are --to, --backup, --measured and --help, not"
                                        : "the only flag is --help, not",
                              arg);
+        else if (a->path && is_diff && !a->fresh)
+            a->fresh = arg;
         else if (a->path)
-            return wrong_use("one FILE only, not also", arg);
+            return wrong_use(is_diff ? "two files only, not also" : "one FILE only, not also", arg);
         else
             a->path = arg;
     }
+    if (!a->help && is_diff && !a->fresh)
+        return wrong_use("diff compares two files: OLD NEW (- is standard input)", NULL);
     return a->help || a->path ? 0 : wrong_use("FILE is missing (- is standard input)", NULL);
 }
 
@@ -240,20 +247,29 @@ static int parse_export(const struct map_args *a, struct map_export *how)
     return parse_to(a->to, &how->to);
 }
 
+/* 0, or the exit code. */
+static int read_map(struct map_file *f, const char *path)
+{
+    f->name = strcmp(path, "-") == 0 ? "standard input" : path;
+    f->text = cli_read_file("map", path, &f->n);
+    return f->text ? 0 : EXIT_CANNOT_RUN;
+}
+
 int cli_map(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "";
     bool check = strcmp(verb, "check") == 0, show = strcmp(verb, "show") == 0,
-         export = strcmp(verb, "export") == 0;
+         export = strcmp(verb, "export") == 0, diff = strcmp(verb, "diff") == 0;
     bool help = strcmp(verb, "-h") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "help") == 0;
     struct map_args args = {0};
-    struct map_file file = {0};
+    struct map_file file = {0}, fresh = {0};
     struct map_export how = {.to = DERPMAP_TO_JSON};
     int rc;
 
-    if (!help && !check && !show && !export)
-        return *verb ? wrong_use("unknown subcommand", verb) : wrong_use("check, show or export?", NULL);
-    rc = help ? 0 : parse_args(&args, argc - 2, argv + 2, export);
+    if (!help && !check && !show && !diff && !export)
+        return *verb ? wrong_use("unknown subcommand", verb)
+                     : wrong_use("check, show, diff or export?", NULL);
+    rc = help ? 0 : parse_args(&args, argc - 2, argv + 2, export, diff);
     if (rc)
         return rc;
     if (help || args.help) {
@@ -262,12 +278,12 @@ int cli_map(int argc, char **argv)
     }
     if (export && (rc = parse_export(&args, &how)))
         return rc;
-    file.name = strcmp(args.path, "-") == 0 ? "standard input" : args.path;
-    file.text = cli_read_file("map", args.path, &file.n);
-    rc = !file.text ? EXIT_CANNOT_RUN
-         : check    ? map_check(&file)
-         : show     ? map_show(&file)
-                    : map_export(&file, &how);
+    rc = read_map(&file, args.path);
+    if (rc == 0 && diff && (rc = read_map(&fresh, args.fresh)) == 0)
+        rc = map_diff(&file, &fresh);
+    else if (rc == 0)
+        rc = check ? map_check(&file) : show ? map_show(&file) : map_export(&file, &how);
     free(file.text);
+    free(fresh.text);
     return rc;
 }

@@ -29,6 +29,9 @@ void map_on_finding(void *report, const struct derpmap_finding *f); /* for derpm
 /* map_show.c: the table of regions and nodes.  The exit code. */
 int map_print_table(const struct derpmap *m);
 
+/* map_diff.c: what a reload would do, on standard output.  The exit code. */
+int map_diff(const struct map_file *old_file, const struct map_file *fresh_file);
+
 /* map_export.c: the map in another spelling, on standard output.  The exit code. */
 struct map_export {
     enum derpmap_to to;

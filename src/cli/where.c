@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "cli/admin.h"
-#include "proto/key.h"
 
 static void print_help(void)
 {
@@ -89,7 +88,6 @@ int cli_where(int argc, char **argv)
     bool json = false;
     const struct cli_flag flags[] = {{"admin", NULL, &admin}, {"json", &json, NULL}};
     char key[KEY_TEXT_MAX], question[160], err[512];
-    struct derp_key parsed;
     json_t *reply;
 
     if (cli_help_asked(argc, argv)) {
@@ -99,11 +97,7 @@ int cli_where(int argc, char **argv)
     int n = cli_flags(flags, sizeof(flags) / sizeof(flags[0]), argc, argv, &operand, 1);
     if (n < 0)
         return CLI_USAGE;
-    /* The digits alone will do. */
-    if (n == 0 ||
-        (size_t)snprintf(key, sizeof(key), "%s%s", strchr(operand, ':') ? "" : "nodekey:", operand) >=
-            sizeof(key) ||
-        key_public_parse(&parsed, key, strlen(key))) {
+    if (n == 0 || !admin_client_key(key, operand)) {
         fprintf(stderr, "derpmesh where: whose place?  It wants nodekey:<64 hex digits>\n");
         return CLI_USAGE;
     }

@@ -56,15 +56,35 @@ static json_t *undrain(struct control *c)
                      (json_int_t)clients_connections(c->clients));
 }
 
+/* How many connections of that client are closed, and at which other nodes it is. */
+static json_t *kick(struct control *c, const char *text)
+{
+    struct derp_key key;
+    if (!text || key_public_parse(&key, text, strlen(text)) != 0)
+        return status_error("a key is written nodekey: and 64 hex digits");
+    json_t *where = status_where(c, text), *elsewhere = json_array(), *l;
+    size_t i;
+    json_array_foreach(json_object_get(where, "locations"), i, l)
+    {
+        if (!json_is_true(json_object_get(l, "local")))
+            json_array_append(elsewhere, json_object_get(l, "node"));
+    }
+    json_decref(where);
+    return json_pack("{s:b, s:I, s:o}", "ok", 1, "closed", (json_int_t)control_kick(c, &key), "elsewhere",
+                     elsewhere);
+}
+
 static void command(struct admin *a, struct oneshot_conn *conn, const json_t *req)
 {
     const char *cmd = json_string_value(json_object_get(req, "cmd"));
     if (!cmd)
-        answer(conn, status_error("no command: send {\"cmd\":\"status\"}, where or reload"));
+        answer(conn, status_error("no command: send {\"cmd\":\"status\"}, where, kick or reload"));
     else if (strcmp(cmd, "status") == 0)
         answer(conn, status_json(a->control));
     else if (strcmp(cmd, "where") == 0)
         answer(conn, status_where(a->control, json_string_value(json_object_get(req, "key"))));
+    else if (strcmp(cmd, "kick") == 0)
+        answer(conn, kick(a->control, json_string_value(json_object_get(req, "key"))));
     else if (strcmp(cmd, "health") == 0)
         answer(conn, health_json(a->control, json_object_get(req, "keys")));
     else if (strcmp(cmd, "reload") == 0)
@@ -75,7 +95,8 @@ static void command(struct admin *a, struct oneshot_conn *conn, const json_t *re
         answer(conn, undrain(a->control));
     else
         answer(conn,
-               status_error("unknown command: there are status, where, health, reload, drain and undrain"));
+               status_error(
+                   "unknown command: there are status, where, kick, health, reload, drain and undrain"));
 }
 
 static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, size_t n)

@@ -240,20 +240,32 @@ static void mesh_message(struct control *c, const struct inbox_msg *m)
 struct closing {
     struct control *c;
     const struct derp_key *key;
+    enum stat_id why;
+    size_t n;
 };
 
 static void close_one(void *ctx, const struct conn_ref *ref)
 {
-    const struct closing *x = ctx;
+    struct closing *x = ctx;
+    x->n++;
     control_tell(x->c, ref->worker,
-                 &(struct inbox_msg){
-                     .type = IN_ADMIT_ANSWER, .key = *x->key, .ref = *ref, .number = STAT_CLOSED_ADMIN});
+                 &(struct inbox_msg){.type = IN_ADMIT_ANSWER, .key = *x->key, .ref = *ref, .number = x->why});
+}
+
+size_t control_kick(struct control *c, const struct derp_key *key)
+{
+    char text[KEY_TEXT_MAX];
+    struct closing x = {c, key, STAT_CLOSED_KICKED, 0};
+    clients_each(c->clients, key, close_one, &x);
+    key_public_text(text, key);
+    log_info("client", "kicked key=%s connections=%zu", text, x.n);
+    return x.n;
 }
 
 static void close_peer(struct control *c, const struct derp_key *key)
 {
     char text[KEY_TEXT_MAX];
-    struct closing x = {c, key};
+    struct closing x = {c, key, STAT_CLOSED_ADMIN, 0};
     key_public_text(text, key);
     log_limited(LOG_INFO, "derper", "a derper closes a client key=%s", text);
     clients_each(c->clients, key, close_one, &x);

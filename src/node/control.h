@@ -103,6 +103,8 @@ void control_set_site(struct control *c, struct site *site);
  * mesh, which is told. */
 void control_drain(struct control *c, uint64_t ms);
 void control_undrain(struct control *c);
+/* Closes a client's connections to this node, which an operator asked for.  How many. */
+size_t control_kick(struct control *c, const struct derp_key *key);
 /* Ends the mesh and asks all workers to stop; on_stopped follows. */
 void control_stop(struct control *c);
 void control_close(struct control *c);  /* closes its handles */

@@ -57,7 +57,8 @@ void session_close(struct conn *c, enum stat_id why, const char *text)
     if (c->stream.closing)
         return;
     stats_add(&c->worker->stats, why, 1);
-    bool quiet = why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_PEER || is_refusal(why);
+    bool quiet =
+        why == STAT_CLOSED_ADMIN || why == STAT_CLOSED_KICKED || why == STAT_CLOSED_PEER || is_refusal(why);
     conn_log(quiet ? LOG_DEBUG : LOG_WARN, c, "closed", text);
     stream_close(&c->stream, text);
 }
@@ -401,6 +402,7 @@ void session_admission(struct worker *w, const struct worker_answer *a)
     if (!a->yes) {
         session_close(c, a->why,
                       a->why == STAT_CLOSED_ADMIN       ? "a mesh peer wants it closed"
+                      : a->why == STAT_CLOSED_KICKED    ? "an operator wants it closed (kick)"
                       : a->why == STAT_CLOSED_NO_MEMORY ? "no memory"
                                                         : "not admitted");
     } else if (c->login && c->login->asking) {

@@ -53,6 +53,7 @@ static const struct stat_info infos[STAT_N] = {
             "closed: its key is at home at another node, and nobody answers here"),
     COUNTER(STAT_CLOSED_NO_MEMORY, "closed_no_memory", "closed: out of memory"),
     COUNTER(STAT_CLOSED_PEER, "closed_peer", "closed or reset by the other side"),
+    COUNTER(STAT_CLOSED_KICKED, "closed_kicked", "closed because an operator asked for it (derpmesh kick)"),
     COUNTER(STAT_CLOSED_ADMIN, "closed_admin", "closed by this node: reload, stop, a link replaced"),
     COUNTER(STAT_PACKETS_IN, "packets_in", "packets that clients sent"),
     COUNTER(STAT_PACKETS_IN_DISCO, "packets_in_disco", "packets of path discovery that clients sent"),

@@ -45,8 +45,9 @@ enum stat_id {
     STAT_CLOSED_STALLED,      /* the reader took nothing for too long */
     STAT_CLOSED_MOVED,        /* its key is at home at another node, and nobody answers here */
     STAT_CLOSED_NO_MEMORY,
-    STAT_CLOSED_PEER,  /* the other side closed or reset */
-    STAT_CLOSED_ADMIN, /* we closed: reload, stop, a link replaced */
+    STAT_CLOSED_PEER,   /* the other side closed or reset */
+    STAT_CLOSED_KICKED, /* an operator wanted it */
+    STAT_CLOSED_ADMIN,  /* we closed: reload, stop, a link replaced */
     /* frames of clients */
     STAT_PACKETS_IN,       /* SendPacket frames read */
     STAT_PACKETS_IN_DISCO, /* of these, path discovery */

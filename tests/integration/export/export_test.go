@@ -139,6 +139,49 @@ func TestHeadscaleKeys(t *testing.T) {
 	}
 }
 
+// TestDiff: what a reload with the second map would do, in any spelling.
+func TestDiff(t *testing.T) {
+	dir := t.TempDir()
+	old, fresh := filepath.Join(dir, "old.json"), filepath.Join(dir, "new.json")
+	harness.WriteFile(t, old, []byte(full))
+	text := full
+	for _, change := range [][2]string{
+		{`"192.0.2.1"`, `"192.0.2.7"`}, {`"Name": "hkg-1"`, `"Name": "hkg-2"`}, {`"STUNPort": 3479`, `"STUNPort": -1`},
+		{"香港", "Hong Kong"}, {`"omitDefaultRegions": true`, `"omitDefaultRegions": false`},
+	} {
+		if text = strings.Replace(text, change[0], change[1], 1); !strings.Contains(text, change[1]) {
+			t.Fatalf("%q is not in the map", change[0])
+		}
+	}
+	harness.WriteFile(t, fresh, []byte(text))
+	diff := func(a, b string) string {
+		out, err := exec.Command(harness.Program(t, "DERPMESH_BIN"), "map", "diff", a, b).Output()
+		if err != nil {
+			t.Fatalf("map diff %s %s: %v", a, b, err)
+		}
+		return string(out)
+	}
+	const want = `+ node hkg-2: region 901, hkg-1.example.net, DERP 443, STUN 3478
+- node hkg-1: region 901, hkg-1.example.net, DERP 443, STUN 3478
+~ node fra-1: IPv4 192.0.2.1 -> 192.0.2.7; STUNPort 3479 -> off
+~ region 901: RegionName 香港 -> Hong Kong
+~ map: OmitDefaultRegions yes -> no
+mesh links: new to hkg-2; closed to hkg-1; dialled anew to fra-1, before the old ones go; the others stand
+Clients have their map from the control server: give it the new one too.
+`
+	if got := diff(old, fresh); got != want {
+		t.Errorf("map diff says\n%swant\n%s", got, want)
+	}
+	yaml := filepath.Join(dir, "derp.yaml")
+	harness.WriteFile(t, yaml, export(t, "headscale", "../../seed/headscale-derp.yaml"))
+	if got := diff(yaml, "../../seed/headscale-derp.yaml"); got != "the two maps say the same\n" {
+		t.Errorf("a map and its export: %s", got)
+	}
+	if out, err := exec.Command(harness.Program(t, "DERPMESH_BIN"), "map", "diff", old, dir+"/none").CombinedOutput(); err == nil {
+		t.Errorf("a file that is not there: %s", out)
+	}
+}
+
 func js(m *tailcfg.DERPMap) string {
 	b, _ := json.MarshalIndent(m, "", " ")
 	return string(b)
