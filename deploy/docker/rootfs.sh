@@ -11,7 +11,7 @@ set -eu
 DIR=$1
 PROGRAM=$2
 USER_ID=65532
-APPLETS='sh cat cp date df dirname env id ls printf ps rm sleep stat tail test true'
+APPLETS='sh cat cp date df dirname env grep gzip head id ls printf ps rm sed sleep sort stat tail tar test true wc'
 
 # put FILE [PLACE]: the file itself, where a link points to it too.
 put() {

@@ -137,6 +137,13 @@ check_vps_file() {
     ok "compose.yaml wants a name and an admission"
 }
 
+# What Headscale gets in the demonstration is what the map says.
+check_demo_map() {
+    inside fra derpmesh map export --to headscale /etc/derpmesh/derpmap.json | diff - deploy/docker/demo/derp.yaml ||
+        fail "demo/derp.yaml is another map than demo/derpmap.json"
+    ok "the demonstration's two maps are one"
+}
+
 if [ "${1:-}" = --config ]; then # for refused
     compose -f deploy/docker/compose.yaml config
     exit
@@ -151,6 +158,7 @@ check_vps_file
 build_and_start
 check_hardening
 check_mesh
+check_demo_map
 check_health_turns
 check_recreate
 check_stop
