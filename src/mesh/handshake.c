@@ -319,7 +319,7 @@ static bool pin_check(struct mesh *m, struct link *l)
             "was set up anew, %s; else somebody holds the mesh key\"",
             pinned, found, l->peer->name,
             given ? "change its line in the file of mesh_pins and reload"
-                  : "remove its pin on this node and reload");
+                  : "put its new key into the file of mesh_pins and reload");
         return false;
     }
     if (pin_add(m, l->peer->name, key) == 0) {

@@ -502,7 +502,7 @@ static void test_pins(void **state)
         play(v, &o, dials);
         assert_int_equal(v->up, 0);
         assert_int_equal(counters(v).refused_pin, 1);
-        assert_non_null(strstr(v->log, "remove its pin"));
+        assert_non_null(strstr(v->log, "put its new key into"));
         victim_free(v);
         /* Pinned at first sight, held against a second one later. */
         v = victim_new(1, NULL, 0, false);
