@@ -65,6 +65,7 @@ behind_proxy() {
     [ "$(curl -s -m 5 -o /dev/null -w '%{http_code}' "http://$(published)/derp/probe")" = 200 ] || fail "line 1: no /derp/probe"
     key=$(relay_key)
     [ ${#key} = 64 ] || fail "line 1: no DERP upgrade in plain HTTP"
+    docker exec "$NAME" derpmesh health || fail "line 1: the health check says no"
     ok "line 1: plain HTTP behind a proxy"
     run_line 1 '' -v "$NAME:/var/lib/derpmesh"
     wait_for 30 healthy || fail "line 1: not healthy when made anew"
@@ -86,8 +87,9 @@ MAP
     wait_for 30 healthy || fail "line 2: not healthy"
     docker run --rm --network "container:$NAME" -v "$WORK:/app/certs:ro" -e SSL_CERT_FILE=/app/certs/relay.test.crt "$IMAGE" \
         probe --map /app/certs/map.json || fail "line 2: no client gets through"
-    ok "line 2: TLS with the mounted certificate, clients and STUN"
     docker exec "$NAME" derpmesh status --json >/dev/null || fail "line 2: no status"
+    docker exec -e SSL_CERT_FILE=/app/certs/relay.test.crt "$NAME" derpmesh health || fail "line 2: the health check says no"
+    ok "line 2: TLS with the mounted certificate, clients and STUN"
 }
 
 # What line 2 lacks: the log has to say so.
