@@ -80,9 +80,11 @@ check_shell() {
 }
 
 stage_format() {
-    need clang-format shellcheck
+    need clang-format shellcheck python3
     counted clang-format check_c
     counted shellcheck check_shell
+    counted documents-self-test python3 tests/check_docs.py --self-test
+    counted documents python3 tests/check_docs.py
 }
 
 stage_includes() {
