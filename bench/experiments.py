@@ -158,7 +158,7 @@ def on_wire(s, conditions, start, args, floor=False, congestion=None):
             wire.say(c)
         for port in ("relay", "clients"):
             if congestion:
-                wire.sysctl(port, "net.ipv4.tcp_congestion_control", congestion)
+                wire.congestion(port, congestion)
         p = start(address=wire.RELAY, netns=wire.netns["relay"])
         try:
             return s.load([p], *args, address=wire.RELAY, netns=wire.netns["clients"], floor=floor)

@@ -183,8 +183,12 @@ class Wire:
         if not answer.startswith("ok"):
             raise Failed(f"wire: {command}: {answer}")
 
-    def sysctl(self, port, name, value):
-        subprocess.run(["nsenter", f"--net={self.netns[port]}", "sysctl", "-qw", f"{name}={value}"], check=True)
+    def congestion(self, port, name):
+        """By the route: the sysctl of a namespace takes only what the whole machine allows."""
+        ip = ["nsenter", f"--net={self.netns[port]}", "ip", "route"]
+        routes = subprocess.run(ip + ["show"], check=True, capture_output=True, text=True).stdout.splitlines()
+        for route in filter(str.strip, routes):
+            subprocess.run(ip + ["change", *route.split(), "congctl", name], check=True)
 
     def close(self):
         self.p.stdin.close()

@@ -31,6 +31,8 @@ COLUMNS = {
     "long_path": (DELIVERED, LOST, P50, P99),
 }
 
+LONG_PATHS = [f"{ms} ms, loss {loss:.2%}, {cc}" for ms in (100, 200) for loss in (0, 0.0001) for cc in ("cubic", "bbr")]
+
 # What is asked: (text, experiment, ratio of one round, limit, limit of --check or None); a ratio is (subject, key) over
 # (subject, key) or over a number.
 DEMANDS = (
@@ -67,6 +69,8 @@ DEMANDS = (
     ("p99 of established clients beside 10,000 logins, to alone", "herd", ("derpmesh p99", "to_alone"), 1, 5, None),
     ("small packets beside a bulk flow on 10 Mbit/s, p50 to derper's", "slow_path", ("derpmesh", "beside_p50_us"),
      ("derper", "beside_p50_us"), 1, None),
+    *((f"one flow over {path}, to a bare TCP relay", "long_path", (f"derpmesh {path}", "delivered_pps"),
+       (f"plain floor {path}", "delivered_pps"), -0.8, None) for path in LONG_PATHS),
     ("two workers' CPU per GB, to one's", "workers", ("two workers", "cpu_s_per_gb"), ("one worker", "cpu_s_per_gb"), 1.35,
      None),
 )
