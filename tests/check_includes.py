@@ -48,13 +48,13 @@ GROUPS = {
     "control": {"control", "mesh_io", "admit_io"},
     "allow": {"allow", "allow_watch"},
     "relay": {"relay", "relay_busy", "relay_derper", "relay_node", "relay_parts"},
-    "server": {"server", "server_check"},
+    "server": {"server", "server_check", "server_log", "server_parts"},
     "stream": {"stream", "stream_io", "stream_out", "stream_parts", "stream_path", "stream_turn", "stream_ws"},
 }
 # Open to all of node but the leaves.
 OPEN = {"config", "log"}
 # Leaves include nothing of node but what the table grants them, not even OPEN.
-LEAVES = {"log", "suggest", "buf", "refuse", "reserve", "sendq", "wheel", "heard", "pause", "rate", "resume", "stats", "http", "systemd", "oneshot", "clients", "tcp_info"}
+LEAVES = {"log", "suggest", "buf", "refuse", "reserve", "sendq", "wheel", "heard", "pause", "rate", "resume", "stats", "http", "systemd", "inherited", "handover", "oneshot", "clients", "tcp_info"}
 # The arrows inside node, upwards from the bottom.  "X.h" grants to the header alone, "X.c" to the
 # source alone, "X" to both.
 NODE = {
@@ -68,6 +68,8 @@ NODE = {
     "rate": set(),
     "http": set(),
     "systemd": set(),
+    "inherited": set(),
+    "handover": {"inherited"},
     "oneshot": set(),
     "clients": set(),
     "tcp_info": set(),
@@ -80,7 +82,7 @@ NODE = {
     # settings, keys, names, certificates
     "config": {"rate", "suggest"},
     "keystore": set(),
-    "listen": set(),
+    "listen": {"inherited"},
     "resolve": set(),
     "tls": set(),
     "site": {"allow", "keystore", "listen", "tls"},
@@ -122,7 +124,7 @@ NODE = {
     "health": {"control", "listen", "site", "status"},
     "admin": {"control", "health", "oneshot", "reload", "status"},
     "metrics": {"control", "oneshot", "stats", "status", "varz", "worker"},
-    "server": {"acme", "admin", "allow", "bootstrap", "cert_watch", "control", "varz", "inbox", "keystore", "limits", "listen",
+    "server": {"acme", "admin", "allow", "bootstrap", "cert_watch", "control", "varz", "handover", "inbox", "inherited", "keystore", "limits", "listen",
                "metrics", "reload", "reserve", "site", "stats", "status", "systemd", "tcp_info", "tls", "verify_url", "worker"},
     # a client of our own, for probe
     "derp_client": {"http", "resolve", "stream", "tls"},

@@ -11,7 +11,7 @@
 
 #include "proto/key.h"
 
-enum { ADMIN_REPLY_MAX = 64 << 20, ADMIN_TIMEOUT_MS = 10000 };
+enum { ADMIN_REPLY_MAX = 64 << 20, ADMIN_TIMEOUT_MS = 20000 };
 
 /* Asks the node at this socket.  0 with the answer in *reply (json_decref it); else a sentence in err: -1 nobody answers, or no
  * JSON comes back; ADMIN_REFUSED the node says {"error": …}. */

@@ -19,6 +19,7 @@ int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_drain(int argc, char **argv);
 int cli_follow(int argc, char **argv);
+int cli_handover(int argc, char **argv);
 int cli_health(int argc, char **argv);
 int cli_keygen(int argc, char **argv);
 int cli_kick(int argc, char **argv);

@@ -15,6 +15,7 @@ static const struct cli_command commands[] = {
     {"drain", "take no new connections and send all clients to other nodes", cli_drain},
     {"undrain", "take connections again", cli_undrain},
     {"reload", "read settings, map, keys, certificate and allow list again", cli_reload},
+    {"handover", "give the node's place to a new process: a new version, say", cli_handover},
     {"where", "where a client is, and by which path", cli_where},
     {"kick", "close a client's connections to the node on this machine", cli_kick},
     {"version", "this version, and those of the libraries", cli_version},

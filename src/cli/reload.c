@@ -1,4 +1,5 @@
-/* derpmesh reload and kick: the node on this machine reads its files again, or closes a client.
+/* derpmesh reload, handover and kick: the node on this machine reads its files again, gives its place to a new process, or closes
+ * a client.
  *
  * How it fails: CLI_NO with the node's sentence if it refuses, CLI_FAILED if no node answers. */
 #include "cli/cli.h"
@@ -43,6 +44,35 @@ int cli_reload(int argc, char **argv)
         printf("reloaded: ");
         admin_print(admin_str(reply, "changes", "?"));
         printf("\n");
+        json_decref(reply);
+    }
+    return code;
+}
+
+int cli_handover(int argc, char **argv)
+{
+    const char *admin = NULL;
+    const struct cli_flag flags[] = {{"admin", NULL, &admin}};
+    json_t *reply;
+
+    if (cli_help_asked(argc, argv)) {
+        printf(
+            "usage: derpmesh handover [--admin PATH]\n\n"
+            "The node starts the program anew, from the file that is there now, with the same arguments and "
+            "the\n"
+            "sockets that listen; when the new process has read and checked everything, it takes over.  No\n"
+            "connection attempt is refused meanwhile; clients are closed once and come back.  Exit code 1 if "
+            "the\n"
+            "new process could not start: then the old one goes on.\n\n"
+            "  --admin PATH  the node's admin socket (%s)\n",
+            cli_setting("admin"));
+        return CLI_OK;
+    }
+    if (cli_flags(flags, sizeof(flags) / sizeof(flags[0]), argc, argv, NULL, 0) < 0)
+        return CLI_USAGE;
+    int code = ask("handover", admin, "{\"cmd\":\"handover\"}\n", &reply);
+    if (code == CLI_OK) {
+        printf("a new process takes over\n");
         json_decref(reply);
     }
     return code;

@@ -14,7 +14,9 @@ int cli_serve(int argc, char **argv)
 
     if (cli_help_asked(argc, argv)) {
         printf("usage: derpmesh serve --map FILE --node NAME [SETTINGS]\n\n"
-               "Runs a node in the foreground.  SIGHUP reloads, SIGTERM drains and stops, SIGINT stops.\n\n");
+               "Runs a node in the foreground.  SIGHUP reloads, SIGTERM drains and stops, SIGINT stops, "
+               "SIGUSR2 hands over to a\n"
+               "new process (derpmesh handover), SIGUSR1 logs the status.\n\n");
         cli_settings_help();
         return CLI_OK;
     }

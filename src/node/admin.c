@@ -74,6 +74,18 @@ static json_t *kick(struct control *c, const char *text)
                      elsewhere);
 }
 
+static void on_handed_over(void *ctx, const char *err)
+{
+    answer(ctx, err ? status_error(err) : json_pack("{s:b}", "ok", 1));
+}
+
+static void hand_over(struct control *c, struct oneshot_conn *conn)
+{
+    char err[256] = "not here";
+    if (!c->hand_over || c->hand_over(c->ctx, on_handed_over, conn, err, sizeof(err)) != 0)
+        answer(conn, status_error(err));
+}
+
 static void command(struct admin *a, struct oneshot_conn *conn, const json_t *req)
 {
     const char *cmd = json_string_value(json_object_get(req, "cmd"));
@@ -89,14 +101,15 @@ static void command(struct admin *a, struct oneshot_conn *conn, const json_t *re
         answer(conn, health_json(a->control, json_object_get(req, "keys")));
     else if (strcmp(cmd, "reload") == 0)
         reload_ask(a->reload, on_reloaded, conn);
+    else if (strcmp(cmd, "handover") == 0)
+        hand_over(a->control, conn);
     else if (strcmp(cmd, "drain") == 0)
         answer(conn, drain(a->control));
     else if (strcmp(cmd, "undrain") == 0)
         answer(conn, undrain(a->control));
     else
-        answer(conn,
-               status_error(
-                   "unknown command: there are status, where, kick, health, reload, drain and undrain"));
+        answer(conn, status_error("unknown command: there are status, where, kick, health, reload, handover, "
+                                  "drain and undrain"));
 }
 
 static int on_request(void *ctx, struct oneshot_conn *conn, const char *buf, size_t n)

@@ -510,13 +510,13 @@ void control_undrain(struct control *c)
     set_draining(c, false, 0);
 }
 
-void control_stop(struct control *c)
+void control_stop(struct control *c, bool keep_sockets)
 {
     struct mesh *m = c->mesh;
     c->mesh = NULL;
     if (m)
         mesh_free(m);
-    control_tell_all(c, &(struct inbox_msg){.type = IN_STOP});
+    control_tell_all(c, &(struct inbox_msg){.type = IN_STOP, .flag = keep_sockets});
 }
 
 void control_close(struct control *c)

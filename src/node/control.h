@@ -88,6 +88,9 @@ struct control {
     char refused[2048];         /* why the last reload changed nothing; "" if it did */
     void (*on_site)(void *ctx); /* another site is served; NULL: nobody asks */
     void *site_ctx;
+    /* Starts another process that takes this one's place; done is called once with NULL or a sentence.  -1 with a sentence. */
+    int (*hand_over)(void *ctx, void (*done)(void *ctx, const char *err), void *done_ctx, char *err,
+                     size_t err_len);
     void (*on_stopped)(void *ctx); /* all workers have said IN_STOPPED */
     void *ctx;
 };
@@ -106,7 +109,7 @@ void control_undrain(struct control *c);
 /* Closes a client's connections to this node, which an operator asked for.  How many. */
 size_t control_kick(struct control *c, const struct derp_key *key);
 /* Ends the mesh and asks all workers to stop; on_stopped follows. */
-void control_stop(struct control *c);
+void control_stop(struct control *c, bool keep_sockets);
 void control_close(struct control *c);  /* closes its handles */
 void control_deinit(struct control *c); /* after the loop has ended and the workers are freed */
 

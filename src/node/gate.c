@@ -61,7 +61,8 @@ static void listener_shut(struct worker_listener *l)
     l->on = l->pending = false;
     l->closing = true;
     uv_close((uv_handle_t *)&l->tcp, on_closed);
-    shutdown(l->fd, SHUT_RDWR); /* what had connected and was not accepted yet is reset */
+    if (!l->worker->keep_sockets)
+        shutdown(l->fd, SHUT_RDWR); /* what had connected and was not accepted yet is reset */
 }
 
 int gate_listen(struct worker *w, int fd, enum http_port kind)

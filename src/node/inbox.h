@@ -61,7 +61,7 @@ enum inbox_type {
     IN_ADMIT_ANSWER, /* key, ref, flag, number = enum stat_id: the login goes on, or the connection is closed */
     IN_DRAIN,        /* flag: send all clients away within number ms; else they may stay */
     IN_SITE,         /* site (a reference): new certificate, map, limits */
-    IN_STOP          /* close everything, answer IN_STOPPED */
+    IN_STOP          /* close everything, answer IN_STOPPED; flag: the listening sockets live on elsewhere */
 };
 
 enum { DERPER_RECORD_LEN = KEY_LEN + 1 }; /* of IN_DERPER_KEYS: key, 1 present or 0 gone */

@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -246,9 +247,35 @@ static void set_tcp(int fd, const struct listen_tcp *t)
         setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &t->user_timeout_ms, sizeof(t->user_timeout_ms));
 }
 
-static int open_kind(struct listen_at *a, enum listen_kind kind, const struct listen_tcp *tcp,
-                     struct listen_fds *fds, int n, char *err, size_t err_len)
+/* One for each worker of what was inherited: where there are fewer, workers share one; where there are more, connections wait in
+ * the rest in vain, so those are closed.  0: there is none of this kind; -1 with a sentence. */
+static int take_inherited(struct inherited *in, const struct listen_at *a, enum listen_kind kind,
+                          const struct listen_tcp *tcp, struct listen_fds *fds, int n, char *err,
+                          size_t err_len)
 {
+    int have = 0, fd;
+    while (have < n && (fd = inherited_find(in, kinds[kind].type, a->port)) >= 0)
+        fds[have++].fd[kind] = fd;
+    for (int i = have; have > 0 && i < n; i++) {
+        fds[i].fd[kind] = fcntl(fds[i % have].fd[kind], F_DUPFD_CLOEXEC, 0);
+        if (fds[i].fd[kind] < 0) {
+            snprintf(err, err_len, "no descriptor for another worker's socket (%s)", a->text);
+            return -1;
+        }
+    }
+    for (int i = 0; i < have && kinds[kind].type == SOCK_STREAM; i++)
+        set_tcp(fds[i].fd[kind], tcp);
+    while (have > 0 && (fd = inherited_find(in, kinds[kind].type, a->port)) >= 0)
+        close(fd);
+    return have;
+}
+
+static int open_kind(struct listen_at *a, enum listen_kind kind, const struct listen_tcp *tcp,
+                     struct inherited *in, struct listen_fds *fds, int n, char *err, size_t err_len)
+{
+    int taken = take_inherited(in, a, kind, tcp, fds, n, err, err_len);
+    if (taken != 0)
+        return taken < 0 ? -1 : 0;
     if (listen_probe(a, kind, err, err_len) != 0)
         return -1;
     for (int i = 0; i < n; i++) {
@@ -264,8 +291,8 @@ static int open_kind(struct listen_at *a, enum listen_kind kind, const struct li
     return 0;
 }
 
-int listen_open(struct listen_plan *p, struct listen_fds *fds, int n, char *err, size_t err_len, char *warn,
-                size_t warn_len)
+int listen_open(struct listen_plan *p, struct inherited *in, struct listen_fds *fds, int n, char *err,
+                size_t err_len, char *warn, size_t warn_len)
 {
     warn[0] = 0;
     for (int i = 0; i < n; i++)
@@ -275,7 +302,7 @@ int listen_open(struct listen_plan *p, struct listen_fds *fds, int n, char *err,
         struct listen_at *a = &p->at[k];
         if (!a->on)
             continue;
-        if (open_kind(a, (enum listen_kind)k, &p->tcp, fds, n, err, err_len) == 0)
+        if (open_kind(a, (enum listen_kind)k, &p->tcp, in, fds, n, err, err_len) == 0)
             continue;
         if (!a->optional) {
             listen_close(fds, n);

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "node/config.h"
+#include "node/inherited.h"
 #include "proto/derpmap.h"
 
 enum listen_kind { LISTEN_DERP, LISTEN_HTTP, LISTEN_STUN, LISTEN_KINDS };
@@ -47,11 +48,11 @@ int listen_probe(const struct listen_at *a, enum listen_kind kind, char *err, si
 struct listen_fds {
     int fd[LISTEN_KINDS];
 };
-/* Probes, then opens the sockets of n workers with SO_REUSEPORT; those of TCP listen.  An optional one that
+/* Takes those that were inherited; else probes, then opens the sockets of n workers with SO_REUSEPORT; those of TCP listen.  An optional one that
  * cannot be had is switched off in the plan, with a sentence in warn ("" if none).  0, or -1 with a sentence
  * in err and nothing open. */
-int listen_open(struct listen_plan *p, struct listen_fds *fds, int n, char *err, size_t err_len, char *warn,
-                size_t warn_len);
+int listen_open(struct listen_plan *p, struct inherited *in, struct listen_fds *fds, int n, char *err,
+                size_t err_len, char *warn, size_t warn_len);
 void listen_close(struct listen_fds *fds, int n);
 
 /* Whether text is an IP address of this machine. */

@@ -17,166 +17,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "node/admin.h"
 #include "node/bootstrap.h"
-#include "node/acme.h"
-#include "node/cert_watch.h"
-#include "node/control.h"
 #include "node/log.h"
-#include "node/metrics.h"
-#include "node/reload.h"
 #include "node/reserve.h"
+#include "node/server_parts.h"
 #include "node/status.h"
 #include "node/systemd.h"
-#include "node/tcp_info.h"
-#include "node/varz.h"
 
-enum { STOP_MS = 20000, DRAIN_LOOK_MS = 100, SIGNALS = 4, BUDGET_MAX = 256 << 20 };
-
-struct server {
-    uv_loop_t loop;
-    struct control control;
-    struct reload reload;
-    struct admin admin;
-    struct metrics metrics;
-    struct varz varz;
-    struct cert_watch certs;
-    struct acme acme;
-    struct keystore keystore;
-    struct listen_plan plan;
-    struct login_limits limits;
-    struct worker *workers[WORKERS_MAX];
-    struct listen_fds fds[WORKERS_MAX];
-    uv_signal_t signals[SIGNALS];
-    uv_timer_t stop_timer, drain_timer;
-    uint64_t
-        drain_until; /* ms: a SIGTERM came, and the clients that are left then are closed; 0: none came */
-    bool running, stopping; /* threads have been started; are being stopped */
-};
-
-/* ---- what a person reads ---- */
-
-static void log_certificate(const struct site *s)
-{
-    char until[STATUS_TIME];
-    const struct tls_server *t = s->tls;
-    if (!t) {
-        log_info("serve", "certificate=none: a proxy in front ends TLS");
-        return;
-    }
-    log_info("serve", "certificate=%s file=%s names=\"%s\" until=%s", t->made ? "made" : "file", t->file,
-             t->names, status_time(until, t->not_after));
-    cert_watch_log_sides(t);
-}
-
-static void log_congestion(const char *wanted)
-{
-    char in_force[TCP_CC_NAME];
-    bool asked = wanted && *wanted, there = tcp_can_use(asked ? wanted : "bbr", in_force);
-    if (asked && there)
-        log_info("serve", "mesh congestion=%s", wanted);
-    else if (asked)
-        log_warn("serve",
-                 "mesh congestion=%s: %s cannot be had, links that lose packets will be slow; on the host: "
-                 "modprobe "
-                 "tcp_%s, and add it to net.ipv4.tcp_allowed_congestion_control",
-                 in_force, wanted, wanted);
-    else
-        log_info("serve", "mesh congestion=%s, the system's", in_force);
-}
-
-static void log_peers(const struct site *s)
-{
-    char names[400] = "";
-    size_t at = 0;
-    int n = 0;
-    for (int i = 0; i < s->map->n_nodes; i++) {
-        const struct derpmap_node *d = &s->map->nodes[i];
-        if (d->backup || d == s->self)
-            continue;
-        n++;
-        if (at + strlen(d->id) + 8 < sizeof(names))
-            at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", at ? "," : "", d->id);
-    }
-    if (s->mesh_keys.n > 0) {
-        log_info("serve", "mesh peers=%d%s%s", n, n ? " names=" : "", names);
-        log_congestion(s->config->mesh_congestion);
-    } else if (n > 0)
-        log_warn("serve", "no mesh key: nothing is forwarded to the %d other nodes (%s); set mesh_key_file",
-                 n, names);
-}
-
-static void log_admission(const struct control *c)
-{
-    struct control_admission a;
-    char allow[400] = "";
-    control_admission(c, &a);
-    if (!a.on) {
-        log_warn("serve", "%s", STATUS_OPEN);
-        return;
-    }
-    if (a.allow_file)
-        snprintf(allow, sizeof(allow), " allow=%s keys=%zu", a.allow_file, a.allow_keys);
-    log_info("serve", "admission=%s%s%s%s%s%s%s", a.any ? "any" : "all", allow,
-             a.url.on ? " verify_url=" : "", a.url.name, a.socket.on ? " verify_socket=" : "", a.socket.name,
-             a.url.on && a.fail_open ? " verify_fail_open=true" : "");
-}
-
-static void log_first(const struct server *sv)
-{
-    const struct site *s = sv->control.site;
-    const struct listen_at *at = sv->plan.at;
-    char key[KEY_TEXT_MAX];
-    key_public_text(key, &s->node_key.pub);
-    log_info("serve", "node=%s region=%d version=%s derp=%s http=%s stun=%s workers=%u", s->self->id,
-             s->self->region_id, DERPMESH_VERSION, at[LISTEN_DERP].text, at[LISTEN_HTTP].text,
-             at[LISTEN_STUN].text, sv->control.n_workers);
-    log_certificate(s);
-    log_info("serve", "public_key=%s", key);
-    log_peers(s);
-    log_info("serve", "admin=%s metrics=%s", sv->admin.server.on ? s->config->admin : "off",
-             sv->metrics.text);
-    log_admission(&sv->control);
-}
-
-static void say_doubt(void *ctx, const char *sentence)
-{
-    (void)ctx;
-    log_warn("serve", "%s", sentence);
-}
-
-static void say_problem(void *ctx, const char *sentence)
-{
-    (void)ctx;
-    log_warn("status", "%s", sentence);
-}
-
-static void log_status(const struct server *sv)
-{
-    const struct control *c = &sv->control;
-    struct mesh_counters m = {0};
-    uint32_t up = 0;
-    struct mesh_peer_info p;
-    for (uint32_t i = 0; c->mesh && i < mesh_n_nodes(c->mesh); i++)
-        up += mesh_peer(c->mesh, i, &p) && p.state == MESH_PEER_UP;
-    if (c->mesh)
-        mesh_counters(c->mesh, &m);
-    log_info("status", "up_s=%llu connections=%zu keys=%zu home=%zu login=%llu peers_up=%u remote_keys=%llu",
-             (unsigned long long)(control_now() - c->started) / 1000, clients_connections(c->clients),
-             clients_keys(c->clients), clients_homes(c->clients),
-             (unsigned long long)control_stat(c, STAT_LOGIN_PENDING), up,
-             (unsigned long long)m.n_remote_keys);
-    log_info(
-        "status",
-        "packets_in=%llu packets_out=%llu forwarded_out=%llu forwarded_in=%llu bytes_in=%llu bytes_out=%llu",
-        (unsigned long long)control_stat(c, STAT_PACKETS_IN),
-        (unsigned long long)control_stat(c, STAT_PACKETS_OUT),
-        (unsigned long long)control_stat(c, STAT_FORWARDED_OUT),
-        (unsigned long long)control_stat(c, STAT_FORWARDED_IN),
-        (unsigned long long)control_stat(c, STAT_BYTES_IN),
-        (unsigned long long)control_stat(c, STAT_BYTES_OUT));
-    status_problems(c, say_problem, NULL);
-}
+enum { STOP_MS = 20000, DRAIN_LOOK_MS = 100, BUDGET_MAX = 256 << 20 };
 
 /* ---- the end ---- */
 
@@ -195,14 +43,17 @@ static void stop(struct server *sv, const char *why)
     }
     sv->stopping = true;
     log_info("serve", "%s: stopping", why);
-    systemd_notify("STOPPING=1");
+    if (!sv->handed_over)
+        systemd_notify("STOPPING=1");
+    handover_stop(&sv->handover);
+    uv_timer_stop(&sv->watchdog);
     admin_stop(&sv->admin);
     metrics_stop(&sv->metrics);
     cert_watch_stop(&sv->certs);
     acme_stop(&sv->acme);
     uv_timer_stop(&sv->drain_timer);
     uv_timer_start(&sv->stop_timer, on_too_late, STOP_MS, 0);
-    control_stop(&sv->control);
+    control_stop(&sv->control, sv->handed_over);
 }
 
 static void on_drain(uv_timer_t *timer)
@@ -243,10 +94,11 @@ static void drain(struct server *sv)
 static void close_handles(struct server *sv)
 {
     bootstrap_stop(sv->varz.bootstrap);
-    for (int i = 0; i < SIGNALS; i++)
+    for (int i = 0; i < SERVER_SIGNALS; i++)
         uv_close((uv_handle_t *)&sv->signals[i], NULL);
     uv_close((uv_handle_t *)&sv->stop_timer, NULL);
     uv_close((uv_handle_t *)&sv->drain_timer, NULL);
+    uv_close((uv_handle_t *)&sv->watchdog, NULL);
     control_close(&sv->control);
 }
 
@@ -255,15 +107,90 @@ static void on_stopped(void *ctx)
     close_handles(ctx);
 }
 
+/* ---- another process takes our place ---- */
+
+static void on_heir(void *ctx, const char *err)
+{
+    struct server *sv = ctx;
+    char text[64];
+    if (err) {
+        log_error("serve", "no hand-over, this process goes on: %s", err);
+    } else {
+        snprintf(text, sizeof(text), "MAINPID=%d", handover_pid(&sv->handover));
+        systemd_notify(text);
+        sv->handed_over = true;
+        log_info("serve", "process %d is ready to take over", handover_pid(&sv->handover));
+    }
+    if (sv->on_handed)
+        sv->on_handed(sv->on_handed_ctx, err);
+    sv->on_handed = NULL;
+    if (!err)
+        stop(sv, "hand-over");
+}
+
+/* As control.hand_over. */
+static int hand_over(void *ctx, void (*done)(void *ctx, const char *err), void *done_ctx, char *err,
+                     size_t err_len)
+{
+    struct server *sv = ctx;
+    int fds[HANDOVER_FDS + 1], n = 0;
+    if (sv->stopping || sv->drain_until) {
+        snprintf(err, err_len, "the node is stopping");
+        return -1;
+    }
+    for (uint32_t i = 0; i < sv->control.n_workers; i++)
+        n += worker_sockets(sv->workers[i], fds + n, HANDOVER_FDS + 1 - n);
+    if (handover_start(&sv->handover, &sv->loop, fds, n, on_heir, sv, err, err_len) != 0)
+        return -1;
+    log_info("serve", "a new process is started, to take this one's place");
+    sv->on_handed = done;
+    sv->on_handed_ctx = done_ctx;
+    return 0;
+}
+
+static void hand_over_by_signal(struct server *sv)
+{
+    char err[256];
+    if (hand_over(sv, NULL, NULL, err, sizeof(err)) != 0)
+        log_error("serve", "no hand-over, this process goes on: %s", err);
+}
+
+/* ---- the service manager's watchdog ---- */
+
+/* It hears from us while all loops turn. */
+static void on_watchdog(uv_timer_t *timer)
+{
+    struct server *sv = timer->data;
+    bool all = true;
+    for (uint32_t i = 0; i < sv->control.n_workers; i++) {
+        uint32_t beat = (uint32_t)atomic_load_explicit(&sv->workers[i]->beat, memory_order_relaxed);
+        all &= beat != sv->beats[i];
+        sv->beats[i] = beat;
+    }
+    if (all)
+        systemd_notify("WATCHDOG=1");
+    else
+        log_limited(LOG_ERROR, "serve", "a worker's loop does not turn: the service manager is told nothing");
+}
+
+static void start_watchdog(struct server *sv)
+{
+    unsigned ms = systemd_watchdog_ms();
+    if (ms > 0)
+        uv_timer_start(&sv->watchdog, on_watchdog, ms, ms);
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
     struct server *sv = handle->data;
     if (signum == SIGUSR1)
-        log_status(sv);
+        server_log_status(sv);
     else if (signum == SIGTERM)
         drain(sv);
     else if (signum == SIGINT)
         stop(sv, "SIGINT");
+    else if (signum == SIGUSR2)
+        hand_over_by_signal(sv);
     else if (!sv->stopping)
         reload_ask(&sv->reload, NULL, NULL);
 }
@@ -300,6 +227,7 @@ static int make_workers(struct server *sv, uint32_t n, char *err, size_t err_len
             .derp_fd = sv->fds[i].fd[LISTEN_DERP],
             .http_fd = sv->fds[i].fd[LISTEN_HTTP],
             .stun_fd = sv->fds[i].fd[LISTEN_STUN],
+            .keep_sockets = sv->inherited.lasting,
         };
         for (int k = 0; k < LISTEN_KINDS; k++)
             sv->fds[i].fd[k] = -1; /* the worker's from now on */
@@ -330,14 +258,16 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
                                    .plan = &sv->plan,
                                    .varz = &sv->varz,
                                    .on_stopped = on_stopped,
+                                   .hand_over = hand_over,
                                    .ctx = sv};
-    for (int i = 0; i < SIGNALS; i++) {
+    for (int i = 0; i < SERVER_SIGNALS; i++) {
         uv_signal_init(&sv->loop, &sv->signals[i]);
         sv->signals[i].data = sv;
     }
     uv_timer_init(&sv->loop, &sv->stop_timer);
     uv_timer_init(&sv->loop, &sv->drain_timer);
-    sv->stop_timer.data = sv->drain_timer.data = sv;
+    uv_timer_init(&sv->loop, &sv->watchdog);
+    sv->stop_timer.data = sv->drain_timer.data = sv->watchdog.data = sv;
     sv->varz = (struct varz){.workers = sv->workers, .started = time(NULL)};
     varz_set(&sv->varz, site->config);
     sv->varz.bootstrap = bootstrap_start(&sv->loop, site->config);
@@ -349,9 +279,9 @@ static int make_loop(struct server *sv, struct site *site, char *err, size_t err
 
 static int start_threads(struct server *sv, char *err, size_t err_len)
 {
-    static const int signals[SIGNALS] = {SIGHUP, SIGTERM, SIGINT, SIGUSR1};
+    static const int signals[SERVER_SIGNALS] = {SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
     /* First: a port that answers is what others take for ready, and then they may want to stop us. */
-    for (int i = 0; i < SIGNALS; i++)
+    for (int i = 0; i < SERVER_SIGNALS; i++)
         uv_signal_start(&sv->signals[i], on_signal, signals[i]);
     for (uint32_t i = 0; i < sv->control.n_workers; i++) {
         int rc = worker_start(sv->workers[i]);
@@ -378,15 +308,25 @@ static int start_admin(struct server *sv, const struct config *c, char *err, siz
     return 0;
 }
 
+/* Sockets for which there is no use: a unit that does not fit the settings. */
+static void leave_inherited(struct server *sv)
+{
+    int given = sv->inherited.n, left = inherited_close(&sv->inherited);
+    if (left > 0)
+        log_warn("serve", "%d of %d sockets that were passed are on ports that this node does not serve",
+                 left, given);
+}
+
 /* After the loop has been made; err says what failed. */
 static int run(struct server *sv, const struct config *c, char *err, size_t err_len)
 {
     char warn[512];
     if (listen_plan(&sv->plan, c, sv->control.site->self, err, err_len) != 0 ||
-        listen_open(&sv->plan, sv->fds, c->workers, err, err_len, warn, sizeof(warn)) != 0)
+        listen_open(&sv->plan, &sv->inherited, sv->fds, c->workers, err, err_len, warn, sizeof(warn)) != 0)
         return -1;
     if (warn[0])
         log_warn("serve", "%s", warn);
+    leave_inherited(sv);
     limits_set(&sv->limits, c);
     if (make_workers(sv, (uint32_t)c->workers, err, err_len) != 0 ||
         control_start(&sv->control, err, err_len) != 0 || start_admin(sv, c, err, err_len) != 0 ||
@@ -394,10 +334,11 @@ static int run(struct server *sv, const struct config *c, char *err, size_t err_
         return -1;
     if (start_threads(sv, err, err_len) != 0)
         return -1;
-    log_first(sv);
+    server_log_first(sv);
     cert_watch_start(&sv->certs, &sv->control, &cert_watch_times);
     acme_start(&sv->acme, &sv->control);
     systemd_notify("READY=1");
+    start_watchdog(sv);
     uv_run(&sv->loop, UV_RUN_DEFAULT);
     return 0;
 }
@@ -432,6 +373,22 @@ static int serve(struct server *sv, struct site *site, char *err, size_t err_len
     return rc;
 }
 
+/* The heir of a running process: all that can be wrong is found before that one is asked to go.  0, or -1 with a sentence. */
+static int rehearse(const struct config *config, int argc, char **argv, char *const *envp, char *err,
+                    size_t err_len)
+{
+    char warn[2048];
+    bool usage;
+    config_loader load = config->load ? config->load : config_load;
+    struct config *again = load(argc, argv, envp, err, err_len, &usage);
+    struct site *site = again ? site_load(again, err, err_len, warn, sizeof(warn)) : NULL;
+    if (!site)
+        return -1;
+    site_unref(site);
+    handover_heir_wait();
+    return 0;
+}
+
 int server_run(struct config *config, int argc, char **argv, char *const *envp, char *err, size_t err_len)
 {
     char warn[2048] = "";
@@ -452,6 +409,12 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
     randombytes_buf(&seed, sizeof(seed));
     limits_init(&sv->limits, seed);
     sv->keystore = (struct keystore){.dir_fd = -1, .lock_fd = -1};
+    handover_init(&sv->handover);
+    inherited_take(&sv->inherited);
+    if (handover_is_heir() && rehearse(config, argc, argv, envp, err, err_len) != 0) {
+        config_free(config);
+        goto out;
+    }
     if (config->state && keystore_open(&sv->keystore, config->state, true, err, err_len) != 0) {
         config_free(config);
         goto out;
@@ -462,7 +425,8 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
     }
     struct site *site = site_load(config, err, err_len, warn, sizeof(warn));
     reload_init(&sv->reload, &sv->control, argc, argv, envp, warn);
-    site_warn_lines(warn, say_doubt, NULL); /* among them the CertName to paste for a made certificate */
+    site_warn_lines(warn, server_log_doubt,
+                    NULL); /* among them the CertName to paste for a made certificate */
     if (site)
         rc = serve(sv, site, err, err_len);
     if (rc == 0)
@@ -470,6 +434,7 @@ int server_run(struct config *config, int argc, char **argv, char *const *envp, 
 close:
     keystore_close(&sv->keystore);
 out:
+    handover_deinit(&sv->handover);
     free(sv);
     return rc;
 }

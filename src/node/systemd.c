@@ -41,3 +41,12 @@ void systemd_reloading(void)
              (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000);
     systemd_notify(text);
 }
+
+unsigned systemd_watchdog_ms(void)
+{
+    const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    long long us = usec ? atoll(usec) : 0;
+    if (us <= 0 || us > 3600000000LL || (pid && atoll(pid) != getpid()))
+        return 0;
+    return (unsigned)(us / 3000) + 1;
+}

@@ -9,4 +9,7 @@ void systemd_notify(const char *state);
 /* RELOADING=1 with the time that Type=notify-reload wants. */
 void systemd_reloading(void);
 
+/* How often the service manager wants WATCHDOG=1, in ms, with time to spare; 0: it does not. */
+unsigned systemd_watchdog_ms(void);
+
 #endif

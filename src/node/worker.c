@@ -298,6 +298,7 @@ static void look_for_descriptors(struct worker *w)
 static void on_tick(uv_timer_t *t)
 {
     struct worker *w = t->data;
+    atomic_fetch_add_explicit(&w->beat, 1, memory_order_relaxed);
     wheel_turn(&w->wheel, uv_now(&w->loop), due, w);
     look_for_descriptors(w);
     stream_io_tidy(&w->io);
@@ -400,6 +401,7 @@ static void handle_control(struct worker *w, struct inbox_msg *m)
         take_site(w, m->site);
         break;
     case IN_STOP:
+        w->keep_sockets |= m->flag;
         worker_stop(w);
         break;
     default:
@@ -529,6 +531,7 @@ struct worker *worker_new(const struct worker_params *p, char *err, size_t err_l
     w->varz = p->varz;
     w->site = site_ref(p->site);
     w->relay.transit_off = !p->site->config->transit;
+    w->keep_sockets = p->keep_sockets;
     int e = init_handles(w, p);
     if (!e)
         e = init_relay(w, p);
@@ -543,6 +546,18 @@ struct worker *worker_new(const struct worker_params *p, char *err, size_t err_l
     uv_timer_start(&w->tick, on_tick, WHEEL_TICK_MS, WHEEL_TICK_MS);
     uv_check_start(&w->check, on_check);
     return w;
+}
+
+int worker_sockets(const struct worker *w, int *fds, int max)
+{
+    int n = 0;
+    uv_os_fd_t stun;
+    for (int i = 0; i < WORKER_LISTEN_MAX && n < max; i++)
+        if (w->listeners[i].used)
+            fds[n++] = w->listeners[i].fd;
+    if (w->stun_on && n < max && uv_fileno((const uv_handle_t *)&w->stun.udp, &stun) == 0)
+        fds[n++] = stun;
+    return n;
 }
 
 static void run(void *arg)

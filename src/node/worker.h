@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdatomic.h>
 #include <uv.h>
 
 #include "node/conn.h"
@@ -68,8 +69,10 @@ struct worker {
     uint64_t descriptors_due; /* loop time of the next look */
     struct stun_udp stun;
     bool stun_on, started, stopping, rest_stopped;
-    bool shut;            /* gate.c: takes no new connections */
-    uint64_t drain_until; /* ms: by then all clients have been sent away; 0: they may stay */
+    bool keep_sockets; /* others hold the listening sockets too: they are closed here, not shut down */
+    atomic_uint_fast32_t beat; /* at each tick: the loop turns */
+    bool shut;                 /* gate.c: takes no new connections */
+    uint64_t drain_until;      /* ms: by then all clients have been sent away; 0: they may stay */
     uv_timer_t tick;
     uv_check_t check;
     struct pauses pauses; /* senders whose receiver is full */
@@ -92,10 +95,13 @@ struct worker_params {
     size_t budget; /* bytes of queues */
     /* Sockets already bound (SO_REUSEPORT): < 0 none.  Owned by the worker from now on. */
     int derp_fd, http_fd, stun_fd;
+    bool keep_sockets;
 };
 
 /* Allocates and initialises; nothing runs yet.  NULL with err. */
 struct worker *worker_new(const struct worker_params *p, char *err, size_t err_len);
+/* Its listening sockets, at most max, into fds; how many.  The control thread's, too. */
+int worker_sockets(const struct worker *w, int *fds, int max);
 int worker_start(struct worker *w); /* 0 or libuv error: starts the thread */
 /* After IN_STOPPED (or if never started): joins and frees. */
 void worker_free(struct worker *w);

@@ -7,10 +7,14 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "node/listen.h"
+
+static struct inherited none;
 
 static struct derpmap_node node(const char *ipv4, int derp, int stun)
 {
@@ -95,7 +99,7 @@ static void a_socket_for_each_worker(void **state)
     struct derpmap_node n = node("127.0.0.1", port, port);
     char err[400], warn[256];
     assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
-    assert_int_equal(listen_open(&p, fds, WORKERS, err, sizeof(err), warn, sizeof(warn)), 0);
+    assert_int_equal(listen_open(&p, &none, fds, WORKERS, err, sizeof(err), warn, sizeof(warn)), 0);
     for (int i = 0; i < WORKERS; i++) {
         int on = 0;
         socklen_t len = sizeof(on);
@@ -104,7 +108,7 @@ static void a_socket_for_each_worker(void **state)
         assert_int_equal(on, 1);
     }
     /* A second owner is refused although SO_REUSEPORT would let it in. */
-    assert_int_equal(listen_open(&p, more, 1, err, sizeof(err), warn, sizeof(warn)), -1);
+    assert_int_equal(listen_open(&p, &none, more, 1, err, sizeof(err), warn, sizeof(warn)), -1);
     assert_non_null(strstr(err, "already in use"));
     close(fds[0].fd[LISTEN_DERP]);
     close(fds[1].fd[LISTEN_DERP]);
@@ -115,6 +119,72 @@ static void a_socket_for_each_worker(void **state)
     assert_int_equal(listen_probe(&p.at[LISTEN_STUN], LISTEN_STUN, err, sizeof(err)), -1); /* UDP as well */
     listen_close(fds, WORKERS);
     assert_int_equal(listen_probe(&p.at[LISTEN_STUN], LISTEN_STUN, err, sizeof(err)), 0);
+}
+
+static int bound_port(int fd)
+{
+    struct sockaddr_in sin;
+    socklen_t len = sizeof(sin);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sin, &len), 0);
+    return ntohs(sin.sin_port);
+}
+
+/* From a node with two workers to one with as many as it says. */
+static void hand_on(int workers)
+{
+    struct listen_plan p;
+    struct listen_fds fds[2], heir[3];
+    struct config c = {.tls = TLS_AUTO, .listen_http = {"", -1}};
+    int port = free_port(), given = 0;
+    struct derpmap_node n = node("127.0.0.1", port, port);
+    char err[400], warn[256];
+    assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
+    assert_int_equal(listen_open(&p, &none, fds, 2, err, sizeof(err), warn, sizeof(warn)), 0);
+    struct inherited in = {.n = 0};
+    for (int i = 0; i < 2; i++) {
+        in.fd[in.n++] = fds[i].fd[LISTEN_DERP];
+        in.fd[in.n++] = fds[i].fd[LISTEN_STUN];
+    }
+    in.fd[in.n++] = dup(STDERR_FILENO); /* no socket at all */
+    assert_int_equal(listen_open(&p, &in, heir, workers, err, sizeof(err), warn, sizeof(warn)), 0);
+    for (int i = 0; i < workers; i++) {
+        assert_int_equal(bound_port(heir[i].fd[LISTEN_DERP]), port);
+        assert_int_equal(bound_port(heir[i].fd[LISTEN_STUN]), port);
+        given += heir[i].fd[LISTEN_DERP] == fds[0].fd[LISTEN_DERP] ||
+                 heir[i].fd[LISTEN_DERP] == fds[1].fd[LISTEN_DERP];
+    }
+    assert_int_equal(given, workers < 2 ? workers : 2);
+    assert_int_equal(inherited_close(&in), 1);
+    listen_close(heir, workers);
+    /* none is left where connections would wait in vain */
+    assert_int_equal(listen_probe(&p.at[LISTEN_DERP], LISTEN_DERP, err, sizeof(err)), 0);
+    assert_int_equal(listen_probe(&p.at[LISTEN_STUN], LISTEN_STUN, err, sizeof(err)), 0);
+}
+
+static void inherited_sockets_are_shared_out(void **state)
+{
+    (void)state;
+    hand_on(1);
+    hand_on(2);
+    hand_on(3);
+}
+
+static void only_our_own_sockets_are_inherited(void **state)
+{
+    (void)state;
+    struct inherited in;
+    setenv("LISTEN_FDS", "1", 1);
+    setenv("LISTEN_PID", "1", 1); /* for another process */
+    inherited_take(&in);
+    assert_int_equal(in.n, 0);
+    assert_null(getenv("LISTEN_FDS"));
+    char pid[16];
+    snprintf(pid, sizeof(pid), "%d", (int)getpid());
+    setenv("LISTEN_PID", pid, 1);
+    setenv("LISTEN_FDS", "x", 1);
+    inherited_take(&in);
+    assert_int_equal(in.n, 0);
+    assert_false(in.lasting);
 }
 
 static void port_80_is_optional_by_default(void **state)
@@ -131,21 +201,21 @@ static void port_80_is_optional_by_default(void **state)
                         .listen_http = {"", -1},
                         .listen_stun = {"", -1}};
     assert_int_equal(listen_plan(&owner, &oc, &n, err, sizeof(err)), 0);
-    assert_int_equal(listen_open(&owner, taken, 1, err, sizeof(err), warn, sizeof(warn)), 0);
+    assert_int_equal(listen_open(&owner, &none, taken, 1, err, sizeof(err), warn, sizeof(warn)), 0);
 
     assert_int_equal(listen_plan(&p, &c, &n, err, sizeof(err)), 0);
     p.at[LISTEN_HTTP].addr =
         owner.at[LISTEN_DERP].addr; /* instead of port 80, which may be free or not here */
     p.at[LISTEN_HTTP].on = true;
     p.at[LISTEN_HTTP].optional = true;
-    assert_int_equal(listen_open(&p, fds, 2, err, sizeof(err), warn, sizeof(warn)), 0);
+    assert_int_equal(listen_open(&p, &none, fds, 2, err, sizeof(err), warn, sizeof(warn)), 0);
     assert_non_null(strstr(warn, "listen_http"));
     assert_false(p.at[LISTEN_HTTP].on);
     assert_true(fds[1].fd[LISTEN_DERP] >= 0 && fds[1].fd[LISTEN_HTTP] < 0);
     listen_close(fds, 2);
     p.at[LISTEN_HTTP].on = true;
     p.at[LISTEN_HTTP].optional = false; /* asked for: refused */
-    assert_int_equal(listen_open(&p, fds, 2, err, sizeof(err), warn, sizeof(warn)), -1);
+    assert_int_equal(listen_open(&p, &none, fds, 2, err, sizeof(err), warn, sizeof(warn)), -1);
     assert_true(fds[0].fd[LISTEN_DERP] < 0);
     listen_close(taken, 1);
 }
@@ -156,6 +226,8 @@ int main(void)
         cmocka_unit_test(defaults),
         cmocka_unit_test(settings_win),
         cmocka_unit_test(a_socket_for_each_worker),
+        cmocka_unit_test(inherited_sockets_are_shared_out),
+        cmocka_unit_test(only_our_own_sockets_are_inherited),
         cmocka_unit_test(port_80_is_optional_by_default),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

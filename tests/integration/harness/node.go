@@ -153,6 +153,7 @@ type AdmissionSource struct {
 
 // Status is the part of `derpmesh status --json` that tests look at.
 type Status struct {
+	Version   string `json:"version"`
 	Node      string `json:"node"`
 	PublicKey string `json:"public_key"`
 	Gate      string `json:"gate"` // open, full or draining
