@@ -341,13 +341,13 @@ docker_images() {
 
 stage_docker() {
     local out rc=0 passed
+    counted images docker_images
     out=$(mktemp)
     { bash tests/docker/compose_test.sh && bash tests/docker/derper_image_test.sh derpmesh; } 2>&1 | tee "$out" || rc=$?
     passed=$(grep -c '^ok: ' "$out" || true)
     rm -f "$out"
     if [ "$rc" != 0 ] || [ "$passed" = 0 ]; then count "$passed" 1 && return; fi
     count "$passed" 0
-    counted images docker_images
     export DERPMESH_IMAGE=derpmesh TAILNET_IMAGE=derpmesh-demo-tailnet
     go_tests release ./compose -timeout 15m
 }

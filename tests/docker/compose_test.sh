@@ -34,7 +34,7 @@ fail() {
     exit 1
 }
 
-clean_up() { demo down -v --remove-orphans -t 5 >/dev/null 2>&1 || true; }
+clean_up() { demo --profile tailnet down -v --remove-orphans -t 5 >/dev/null 2>&1 || true; }
 
 # field SERVICE EXPRESSION: a Python expression on the status `j` of the node.
 field() {
@@ -60,13 +60,46 @@ linked() {
 probed() { inside fra derpmesh probe --map /etc/derpmesh/derpmap.json; }
 
 build_and_start() {
+    local size
     bash scripts/docker-base.sh "$BASE" || fail "there is no base image"
     demo build keys || fail "the image does not build"
-    echo "image: $(docker image inspect -f '{{.Size}}' derpmesh | awk '{printf "%.0f MB", $1 / 1e6}')"
+    size=$(($(docker image inspect -f '{{.Size}}' derpmesh) / 1000000))
+    echo "image: $size MB"
+    [ "$size" -lt 40 ] || fail "the image has grown from 24 MB to $size MB: what has come in?"
     [ "$(docker image inspect -f '{{.Config.User}}' derpmesh)" = 65532:65532 ] || fail "the image does not run as 65532"
     demo up -d || fail "the demo does not start"
     wait_for 90 healthy || fail "not all healthy after 90 s"
     ok "all healthy"
+}
+
+# Stripped, and what was stripped is to be had: of just this program.
+check_symbols() {
+    local dir container
+    dir=$(mktemp -d)
+    compose_build_debug >"$dir/log" 2>&1 || fail "no debug symbols: $(tail -n 3 "$dir/log")"
+    container=$(docker create "$PROJECT-debug" none)
+    docker cp "$container:/derpmesh.debug" "$dir/derpmesh.debug"
+    docker rm "$container" >/dev/null
+    docker rmi "$PROJECT-debug" >/dev/null
+    docker cp "$(demo ps -q fra):/usr/local/bin/derpmesh" "$dir/derpmesh"
+    [ "$(build_id "$dir/derpmesh")" = "$(build_id "$dir/derpmesh.debug")" ] || fail "the debug symbols are of another program"
+    readelf -S "$dir/derpmesh" | grep -q '\.debug_info' && fail "the program in the image is not stripped"
+    readelf -S "$dir/derpmesh.debug" | grep -q '\.debug_info' || fail "the debug symbols are none"
+    rm -rf "$dir"
+    ok "stripped, debug symbols apart"
+}
+compose_build_debug() {
+    docker build -q -f deploy/docker/Dockerfile --target debug --build-arg "BASE=$BASE" \
+        --build-arg "DEBIAN_MIRROR=${DEBIAN_MIRROR:-}" -t "$PROJECT-debug" .
+}
+build_id() { readelf -n "$1" | sed -n 's/.*Build ID: //p'; }
+
+# What the image is for is in it: uacme starts, the scanners' list names the libraries, a look around is possible.
+check_image() {
+    [[ $(inside fra uacme -V 2>&1 || true) == "uacme: version"* ]] || fail "uacme does not start"
+    inside fra sh -c 'grep -q "^Package: libssl3" /var/lib/dpkg/status && tail -n 1 /etc/passwd && tar --help' >/dev/null 2>&1 ||
+        fail "the image lacks what should be in it"
+    ok "uacme, a shell, the list of packages"
 }
 
 check_hardening() {
@@ -121,21 +154,33 @@ check_stop() {
     ok "TERM ends a node in order"
 }
 
-# refused WHAT SAYS: compose.yaml is not accepted with the environment that WHAT sets up, and says so.
+# refused FILE MISSING SETTING...: the file is not accepted with these settings alone, and the answer names what is missing.
 refused() {
     local said
-    if said=$(env -u DERPMESH_NODE -u DERPMESH_ADMISSION "${@:2}" "$0" --config 2>&1); then fail "compose.yaml is accepted without $1"; fi
-    grep -q "$1=" <<<"$said" || fail "compose.yaml without $1 does not name it: $said"
+    if said=$(env -u DERPMESH_NODE -u DERPMESH_ADMISSION "${@:3}" bash "$0" --config "$1" 2>&1); then fail "$1 is accepted without $2"; fi
+    grep -q "$2=" <<<"$said" || fail "$1 without $2 does not name it: $said"
 }
 
-# The file for a VPS: accepted, and refuses to start without a node's name, and without a choice of who may use it.
-check_vps_file() {
-    DERPMESH_NODE=fra-1 DERPMESH_ADMISSION=open compose -f deploy/docker/compose.yaml config >/dev/null ||
-        fail "compose.yaml is not accepted"
-    refused DERPMESH_NODE DERPMESH_ADMISSION=open
-    refused DERPMESH_ADMISSION DERPMESH_NODE=fra-1
-    ok "compose.yaml wants a name and an admission"
+# The files for a VPS: accepted, and not without a node's name, and without a choice of who may use it.
+check_vps_files() {
+    local file
+    for file in compose.yaml compose.behind-nginx.yaml; do
+        DERPMESH_NODE=fra-1 DERPMESH_ADMISSION=open DERPMESH_DOMAIN=relay.test compose -f "deploy/docker/$file" config >/dev/null ||
+            fail "$file is not accepted"
+        refused "$file" DERPMESH_NODE DERPMESH_ADMISSION=open DERPMESH_DOMAIN=relay.test
+        refused "$file" DERPMESH_ADMISSION DERPMESH_NODE=fra-1 DERPMESH_DOMAIN=relay.test
+        ok "$file wants a name and an admission"
+    done
 }
+
+# Two machines of a tailnet talk over the regions' relays, whatever stands beside the file in the demonstration.
+check_tailnet() {
+    docker image inspect derpmesh-demo-tailnet >/dev/null 2>&1 || bash deploy/docker/demo/tailnet.sh >/dev/null || fail "no tailnet's image"
+    demo --profile tailnet up -d || fail "the tailnet does not start"
+    wait_for 90 pinged || fail "alice does not reach bob: $(inside alice tailscale status 2>&1)"
+    ok "alice reaches bob over a relay"
+}
+pinged() { inside alice tailscale ping --until-direct=false -c 1 --timeout 3s bob 2>&1 | grep -q 'via DERP'; }
 
 # What Headscale gets in the demonstration is what the map says.
 check_demo_map() {
@@ -145,7 +190,7 @@ check_demo_map() {
 }
 
 if [ "${1:-}" = --config ]; then # for refused
-    compose -f deploy/docker/compose.yaml config
+    compose -f "deploy/docker/$2" config
     exit
 fi
 docker_use
@@ -154,11 +199,14 @@ exec 9>"${TMPDIR:-/tmp}/derpmesh-compose-test.lock"
 flock -w 600 9 || die "another compose test holds the network for more than 10 minutes"
 [ "${1:-}" = --keep ] || trap clean_up EXIT
 clean_up
-check_vps_file
+check_vps_files
 build_and_start
+check_symbols
+check_image
 check_hardening
 check_mesh
 check_demo_map
+check_tailnet
 check_health_turns
 check_recreate
 check_stop

@@ -1,8 +1,11 @@
 package compose
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +13,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale.com/derp"
+	"tailscale.com/derp/derphttp"
+	"tailscale.com/net/netmon"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 
 	"derpmesh/tests/integration/harness"
 )
@@ -33,8 +42,9 @@ func (m machine) self() (s struct {
 	return s, err
 }
 
-// start runs one of demo/'s scripts in a container of the tailnet's image, at an address of the VPSes' network.
-func start(t *testing.T, dir, name, addr string, command ...string) machine {
+// start runs one of demo/'s scripts in a container of the tailnet's image, at an address of the VPSes' network; the socket of its tailscaled
+// lies in the directory run, if one is given.
+func start(t *testing.T, dir, run, name, addr string, command ...string) machine {
 	t.Helper()
 	image := os.Getenv("TAILNET_IMAGE")
 	if image == "" {
@@ -43,8 +53,11 @@ func start(t *testing.T, dir, name, addr string, command ...string) machine {
 	id := "derpmesh-vps-" + name
 	docker("rm", "-f", id)
 	args := []string{"run", "-d", "--name", id, "--network", internet, "--ip", addr, "-v", dir + ":/demo:ro", "-v", dir + ":/shared",
-		"-v", "/var/lib/headscale", "-e", "TS_DEBUG_ALWAYS_USE_DERP=1", "-e", "SSL_CERT_FILE=/demo/ca.pem", "--entrypoint", "sh", image}
-	mustDocker(t, append(args, command...)...)
+		"-v", "/var/lib/headscale", "-e", "TS_DEBUG_ALWAYS_USE_DERP=1", "-e", "SSL_CERT_FILE=/demo/ca.pem", "--entrypoint", "sh"}
+	if run != "" {
+		args = append(args, "-v", run+":/run/tailscale")
+	}
+	mustDocker(t, append(append(args, image), command...)...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := exec.Command("docker", "logs", "--tail", "60", id).CombinedOutput()
@@ -95,8 +108,8 @@ func (m machine) ping(t *testing.T, to, relay string, limit time.Duration) {
 // of one was made anew.
 func testTailnet(t *testing.T, w *world) {
 	dir := demoFiles(t, w)
-	start(t, dir, "headscale", block+"5", "/demo/headscale.sh")
-	machines := []machine{start(t, dir, "alice", block+"21", "/demo/client.sh", "alice"), start(t, dir, "bob", block+"22", "/demo/client.sh", "bob")}
+	start(t, dir, "", "headscale", block+"5", "/demo/headscale.sh")
+	machines := []machine{start(t, dir, "", "alice", block+"21", "/demo/client.sh", "alice"), start(t, dir, "", "bob", block+"22", "/demo/client.sh", "bob")}
 	var keys []string
 	for _, m := range machines {
 		harness.Eventually(t, 90*time.Second, string(m)+" is in the tailnet", func() error {
@@ -138,4 +151,79 @@ func testTailnet(t *testing.T, w *world) {
 		h.waitLinks(t, 2)
 	}
 	everyPair(t, w.clients)
+	testAdmission(t, w, dir, machines)
+}
+
+// testAdmission: one more VPS, which asks Headscale, and then the tailscaled that runs on it; that one's socket is a new one after
+// each start, in a directory that is mounted.
+func testAdmission(t *testing.T, w *world, dir string, machines []machine) {
+	run := filepath.Join(dir, "run")
+	must(t, os.Mkdir(run, 0o755))
+	h := &host{name: "nrt-1", number: 4, file: filepath.Join(deploy(t), "compose.yaml"), dir: t.TempDir()}
+	h.services = fmt.Sprintf(tiny, h.addr(), "")
+	region := &tailcfg.DERPRegion{RegionID: 903, RegionCode: "nrt", Nodes: []*tailcfg.DERPNode{{Name: h.name, RegionID: 903,
+		HostName: "relay-v.test", IPv4: h.addr(), IPv6: "none"}}}
+	text, err := json.Marshal(&tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{903: region}})
+	must(t, err)
+	cert := w.ca.Issue(t, "relay-v.test", time.Now().AddDate(1, 0, 0))
+	ask := func(who string) {
+		t.Helper()
+		h.prepare(t, "DERPMESH_ADMISSION="+who, "DERPMESH_TAILSCALE_DIR="+run, "DERPMESH_MESH_KEY_FILE=", "DERPMESH_CERT_DIR=/etc/derpmesh/certs")
+		h.give(t, "derpmap.json", text)
+		h.give(t, "ca.pem", w.ca.PEM)
+		h.give(t, "derpmesh.yaml", []byte("listen: 0.0.0.0:443\nlisten_stun: 0.0.0.0:3478\ndrain_timeout: 1s\n"))
+		h.give(t, "certs/relay-v.test.key", cert.KeyPEM)
+		h.give(t, "certs/relay-v.test.crt", cert.CertPEM)
+		h.up(t)
+		h.waitHealth(t, "healthy")
+	}
+	// The machine on that VPS sees alice and bob.
+	beside := start(t, dir, run, "beside", block+"23", "/demo/client.sh", "beside")
+	up := func() error {
+		s, err := beside.self()
+		if err == nil && s.BackendState != "Running" {
+			err = errors.New(s.BackendState)
+		}
+		return err
+	}
+	harness.Eventually(t, 60*time.Second, "a third machine", up)
+	members := []key.NodePrivate{machines[0].nodeKey(t), machines[1].nodeKey(t)}
+	ask("http://" + block + "5:8080/verify")
+	admits(t, region, w, members[0], true)
+	admits(t, region, w, w.keys[0], false)
+	ask("/var/run/tailscale/tailscaled.sock")
+	for i, k := range members { // not one key twice: a yes is believed for a minute
+		admits(t, region, w, k, true)
+		admits(t, region, w, w.keys[i], false)
+		mustDocker(t, "restart", "-t", "1", string(beside))
+		harness.Eventually(t, 60*time.Second, "tailscaled is back, with another socket", up)
+	}
+}
+
+// nodeKey is its private node key, out of its state.
+func (m machine) nodeKey(t *testing.T) key.NodePrivate {
+	t.Helper()
+	dir := t.TempDir()
+	mustDocker(t, "cp", string(m)+":/var/lib/tailscale/tailscaled.state", dir)
+	return (&harness.Tailscaled{Dir: dir}).NodeKey(t)
+}
+
+// admits waits until the region lets a key in, or refuses it.
+func admits(t *testing.T, region *tailcfg.DERPRegion, w *world, k key.NodePrivate, want bool) {
+	t.Helper()
+	harness.Eventually(t, 30*time.Second, fmt.Sprintf("a login that is admitted: %v", want), func() error {
+		c := derphttp.NewRegionClient(k, func(string, ...any) {}, netmon.NewStatic(), func() *tailcfg.DERPRegion { return region })
+		c.TLSConfig = &tls.Config{RootCAs: w.ca.Pool}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := c.Connect(ctx); err != nil {
+			return err
+		}
+		m, err := c.Recv()
+		if _, in := m.(derp.ServerInfoMessage); in != want {
+			return fmt.Errorf("%T, %v", m, err)
+		}
+		return nil
+	})
 }
