@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-STAGES=(format includes build-gcc build-clang unit sim asan tsan fuzz integration integration-asan faults docker demo bench)
+STAGES=(format includes build-gcc build-clang unit sim asan tsan fuzz integration integration-asan faults docker deb demo bench)
 QUICK=(format includes unit)
 LOGS=$ROOT/build/logs
 LONG=${DERPMESH_LONG:-}
@@ -39,6 +39,7 @@ stage_deps() {
     faults) echo build go netns ;;
     integration-asan | bench) echo build go ;;
     docker) echo build docker go ;;
+    deb) echo build docker deb ;;
     *) echo build ;;
     esac
 }
@@ -350,6 +351,17 @@ stage_docker() {
     count "$passed" 0
     export DERPMESH_IMAGE=derpmesh TAILNET_IMAGE=derpmesh-demo-tailnet
     go_tests release ./compose -timeout 15m
+}
+
+# The package in a container of its own with systemd.
+stage_deb() {
+    local out rc=0 passed
+    out=$(mktemp)
+    bash tests/deb/deb_test.sh 2>&1 | tee "$out" || rc=$?
+    passed=$(grep -c '^ok: ' "$out" || true)
+    rm -f "$out"
+    if [ "$rc" != 0 ] || [ "$passed" = 0 ]; then count "$passed" 1 && return; fi
+    count "$passed" 0
 }
 
 stage_demo() { counted demo bash scripts/demo.sh --once; }

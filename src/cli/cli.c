@@ -20,7 +20,7 @@ static void commands_help(FILE *to, const struct cli_command *commands, size_t n
     fprintf(to, "derpmesh: a mesh of DERP relays for Tailscale's and Headscale's clients\n\n"
                 "usage: derpmesh COMMAND [ARGUMENTS]\n\n");
     for (size_t i = 0; i < n; i++)
-        fprintf(to, "  %-8s %s\n", commands[i].name, commands[i].help);
+        fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].help);
     fprintf(to, "\nderpmesh COMMAND --help says more.\n"
                 "Exit codes: 0 fine, 1 the answer is no, 2 wrong use, 3 could not run.\n");
 }
