@@ -30,11 +30,13 @@ type client struct {
 	mu     sync.Mutex
 	logins int
 	got    map[key.NodePublic]map[uint32]int // packets by sender and number
+	at     map[key.NodePublic][]time.Time    // when those of talk came
+	talked int                               // packets that talk sent
 }
 
 func newClient(t testing.TB, k key.NodePrivate, region *tailcfg.DERPRegion, pool *x509.CertPool) *client {
 	t.Helper()
-	c := &client{key: k, region: region, stop: make(chan struct{}), got: map[key.NodePublic]map[uint32]int{}}
+	c := &client{key: k, region: region, stop: make(chan struct{}), got: map[key.NodePublic]map[uint32]int{}, at: map[key.NodePublic][]time.Time{}}
 	c.Client = derphttp.NewRegionClient(k, func(string, ...any) {}, netmon.NewStatic(), func() *tailcfg.DERPRegion { return region })
 	c.TLSConfig = &tls.Config{RootCAs: pool}
 	c.NotePreferred(true)
@@ -67,7 +69,11 @@ func (c *client) run() {
 				if c.got[m.Source] == nil {
 					c.got[m.Source] = map[uint32]int{}
 				}
-				c.got[m.Source][binary.BigEndian.Uint32(m.Data)]++
+				n := binary.BigEndian.Uint32(m.Data)
+				c.got[m.Source][n]++
+				if n >= 1<<31 {
+					c.at[m.Source] = append(c.at[m.Source], time.Now())
+				}
 			}
 		}
 		c.mu.Unlock()

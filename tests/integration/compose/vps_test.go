@@ -21,8 +21,9 @@ import (
 )
 
 // world is three VPSes.  The map lists a and b by their addresses, with certificates of their own making, and c by a DNS name, with
-// one of an authority; c's volume is small.
+// one of an authority.
 type world struct {
+	regions []int // of the three
 	ca      *harness.CA
 	a, b, c *host
 	hosts   []*host
@@ -49,14 +50,15 @@ const (
 `
 )
 
-func newWorld(t *testing.T) *world {
+// newWorld prepares them, each in its region.  small: c's volume is in memory, and goes with its container.
+func newWorld(t *testing.T, small bool, regions ...int) *world {
 	makeInternet(t)
-	w := &world{ca: harness.NewCA(t), pins: map[string]string{}}
+	w := &world{regions: regions, ca: harness.NewCA(t), pins: map[string]string{}}
 	meshKey := []byte(harness.NewMeshKey() + "\n")
 	for i, name := range []string{"fra-1", "hkg-1", "sfo-1"} {
 		h := &host{name: name, number: i + 1, file: filepath.Join(deploy(t), "compose.yaml"), dir: t.TempDir()}
 		volume := ""
-		if i == 2 {
+		if i == 2 && small {
 			volume = smallVolume
 		}
 		h.services = fmt.Sprintf(tiny, h.addr(), volume)
@@ -105,13 +107,16 @@ func (w *world) giveMap(t testing.TB) {
 	t.Helper()
 	w.derpMap = &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{}}
 	for i, h := range w.hosts {
-		id := 900 + i
+		id := w.regions[i]
 		n := &tailcfg.DERPNode{Name: h.name, RegionID: id, HostName: h.addr(), IPv4: h.addr(), IPv6: "none", CertName: w.pins[h.name]}
 		if h == w.c {
 			n.HostName = nameOfC
 		}
 		code, _, _ := strings.Cut(h.name, "-")
-		w.derpMap.Regions[id] = &tailcfg.DERPRegion{RegionID: id, RegionCode: code, RegionName: code, Nodes: []*tailcfg.DERPNode{n}}
+		if w.derpMap.Regions[id] == nil {
+			w.derpMap.Regions[id] = &tailcfg.DERPRegion{RegionID: id, RegionCode: code, RegionName: code}
+		}
+		w.derpMap.Regions[id].Nodes = append(w.derpMap.Regions[id].Nodes, n)
 	}
 	text, err := json.MarshalIndent(w.derpMap, "", "  ")
 	must(t, err)
@@ -122,7 +127,7 @@ func (w *world) giveMap(t testing.TB) {
 
 func (w *world) connect(t *testing.T) {
 	for i, k := range w.keys {
-		w.clients = append(w.clients, newClient(t, k, w.derpMap.Regions[900+i%len(w.hosts)], w.ca.Pool))
+		w.clients = append(w.clients, newClient(t, k, w.derpMap.Regions[w.regions[i%len(w.hosts)]], w.ca.Pool))
 	}
 	waitLogins(t, 30*time.Second, map[*client]int{}, w.clients)
 }
@@ -166,7 +171,7 @@ func (w *world) returned(t *testing.T, h *host, before map[*client]int, since ti
 
 // Three VPSes from nothing, as docs/operate.md says it, and what then happens to them.
 func TestThreeHosts(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, true, 900, 901, 902)
 	t.Run("Start", func(t *testing.T) { testStart(t, w) })
 	if t.Failed() {
 		return
