@@ -7,23 +7,16 @@
 #include "cli/follow_out.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/replace.h"
 #include "node/log.h"
 
-enum {
-    FILE_AGAIN_MS = 2000,
-    FILE_LOOK_MS = 10000,
-    COMMAND_MS = 60000,
-    COMMAND_AGAIN_MS = 5000,
-    TEXT_MAX = 4 << 20
-};
+enum { FILE_AGAIN_MS = 2000, FILE_LOOK_MS = 10000, COMMAND_MS = 60000, COMMAND_AGAIN_MS = 5000 };
 
 struct follow_command {
     uv_process_t process;
@@ -98,72 +91,18 @@ bool follow_out_exists(const struct follow_out *o)
     return !o->headscale || access(o->headscale, F_OK) == 0;
 }
 
-/* Whether the file holds just this. */
-static bool file_is(const char *path, const char *text)
-{
-    size_t want = strlen(text);
-    char *have = want < TEXT_MAX ? malloc(want + 1) : NULL;
-    FILE *fp = have ? fopen(path, "rb") : NULL;
-    bool same = fp && fread(have, 1, want + 1, fp) == want && memcmp(have, text, want) == 0;
-
-    if (fp)
-        fclose(fp);
-    free(have);
-    return same;
-}
-
-static int write_all(int fd, const char *text)
-{
-    for (size_t n = strlen(text); n > 0;) {
-        ssize_t put = write(fd, text, n);
-        if (put < 0 && errno != EINTR)
-            return -1;
-        text += put > 0 ? put : 0;
-        n -= put > 0 ? (size_t)put : 0;
-    }
-    return fsync(fd);
-}
-
-/* By rename, so that no reader sees half of it; with owner and mode of the file that was there. */
-static int file_replace(const char *path, const char *text)
-{
-    char tmp[4096];
-    struct stat st;
-
-    if (snprintf(tmp, sizeof(tmp), "%s.%ld.new", path, (long)getpid()) >= (int)sizeof(tmp)) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0)
-        return -1;
-    if (stat(path, &st) == 0) {
-        int owner = fchown(fd, st.st_uid, st.st_gid); /* fails where we are not root: then it is ours */
-        (void)owner;
-        fchmod(fd, st.st_mode & 0777);
-    }
-    int rc = write_all(fd, text), err = errno;
-    if (close(fd) != 0 || rc != 0 || rename(tmp, path) != 0) {
-        err = rc != 0 ? err : errno;
-        unlink(tmp);
-        errno = err;
-        return -1;
-    }
-    return 0;
-}
-
 static void tick_file(struct follow_out *o, uint64_t now)
 {
     if (now < o->file_at)
         return;
     o->file_at = now + FILE_LOOK_MS;
-    if (file_is(o->headscale, o->yaml))
+    if (cli_file_is(o->headscale, o->yaml))
         return;
     if (o->dry_run) {
         if (!o->told)
             log_info("follow", "dry run: would write file=%s", o->headscale);
         o->told = true;
-    } else if (file_replace(o->headscale, o->yaml) != 0) {
+    } else if (cli_file_replace(o->headscale, o->yaml) != 0) {
         o->file_at = now + FILE_AGAIN_MS;
         log_limited(LOG_ERROR, "follow",
                     "cannot write file=%s why=\"%s\": the control server's map is not in step", o->headscale,

@@ -20,6 +20,7 @@ static const char usage[] =
     "       derpmesh map show FILE\n"
     "       derpmesh map diff OLD NEW\n"
     "       derpmesh map export --to tailscale|headscale|json [--backup N [--measured PROBE]] FILE\n"
+    "       derpmesh map export --into FILE [--dry-run] [--backup N [--measured PROBE]] FILE\n"
     "\n"
     "FILE is a derpMap as Tailscale's JSON, as a tailnet policy (HuJSON) or as Headscale's YAML; - is "
     "standard input.\n"
@@ -31,6 +32,10 @@ static const char usage[] =
     "            tailscale  HuJSON, the value of \"derpMap\" in a tailnet policy\n"
     "            headscale  derp.yaml, for derp.paths in Headscale's configuration\n"
     "            json       DERPMap JSON\n"
+    "          --into F       puts it into F, a tailnet policy or Headscale's derp.yaml, in place of the map "
+    "there; all\n"
+    "                         else in F stays byte for byte.  Prints whether F was changed\n"
+    "          --dry-run      F is not written\n"
     "          --backup N     each region also lists a node of each of the N nearest regions, with STUNPort "
     "-1: "
     "a\n"
@@ -160,8 +165,8 @@ static int wrong_use(const char *what, const char *arg)
 
 struct map_args {
     const char *path, *fresh; /* fresh: diff's NEW */
-    const char *to, *backup, *measured;
-    bool help;
+    const char *to, *backup, *measured, *into;
+    bool help, dry_run;
 };
 
 /* The flag at argv[*i], one of export's with a value: where the value goes; NULL if it is none of them.  *i moves past it;
@@ -171,7 +176,8 @@ static const char **export_flag(struct map_args *a, int argc, char **argv, int *
     const struct {
         const char *name;
         const char **at;
-    } flags[] = {{"--to", &a->to}, {"--backup", &a->backup}, {"--measured", &a->measured}};
+    } flags[] = {
+        {"--to", &a->to}, {"--backup", &a->backup}, {"--measured", &a->measured}, {"--into", &a->into}};
 
     for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) {
         size_t n = strlen(flags[k].name);
@@ -195,15 +201,18 @@ static int parse_args(struct map_args *a, int argc, char **argv, bool is_export,
             flags = false;
         else if (flags && (strcmp(arg, "-h") == 0 || strcmp(arg, "--help") == 0))
             a->help = true;
+        else if (flags && is_export && strcmp(arg, "--dry-run") == 0)
+            a->dry_run = true;
         else if (flags && is_export && (at = export_flag(a, argc, argv, &i, &value))) {
             if (!value)
                 return at == &a->to ? wrong_use("--to needs tailscale, headscale or json", NULL)
                                     : wrong_use("a value is missing after", arg);
             *at = value;
         } else if (flags && arg[0] == '-' && arg[1])
-            return wrong_use(is_export ? "known flags are --to, --backup, --measured and --help, not"
-                                       : "the only flag is --help, not",
-                             arg);
+            return wrong_use(
+                is_export ? "known flags are --to, --into, --dry-run, --backup, --measured and --help, not"
+                          : "the only flag is --help, not",
+                arg);
         else if (a->path && is_diff && !a->fresh)
             a->fresh = arg;
         else if (a->path)
@@ -236,15 +245,20 @@ static int parse_export(const struct map_args *a, struct map_export *how)
     char *end = NULL;
     long n = a->backup ? strtol(a->backup, &end, 10) : 0;
 
-    if (!a->to)
-        return wrong_use("export needs --to tailscale, headscale or json", NULL);
+    if (!a->to && !a->into)
+        return wrong_use("export needs --to tailscale, headscale or json, or --into FILE", NULL);
+    if (a->dry_run && !a->into)
+        return wrong_use("--dry-run is for --into FILE", NULL);
     if (a->backup && (end == a->backup || *end || n < 1 || n > BACKUPS_MAX))
         return wrong_use("--backup takes a number from 1 to 16, not", a->backup);
     if (a->measured && !a->backup)
         return wrong_use("--measured says which nodes are near, for --backup N", NULL);
     how->backups = (int)n;
     how->measured = a->measured;
-    return parse_to(a->to, &how->to);
+    how->into = a->into;
+    how->dry_run = a->dry_run;
+    how->to_given = a->to != NULL;
+    return a->to ? parse_to(a->to, &how->to) : 0;
 }
 
 /* 0, or the exit code. */

@@ -1,16 +1,19 @@
 /* derpmesh map export: the map in another spelling, on demand with each region's nearest neighbours as backups.
  *
  * Happy path: parse, lint, choose backups, write, and lint what was written, as whoever reads it would.  What was chosen and why,
- * and what is doubtful about it, goes to standard error.
+ * and what is doubtful about it, goes to standard error.  With --into the file is read before and written after.
  * Fails with code 1 where the map is at fault, 3 where a file cannot be read. */
 #include "cli/map_parts.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/backup.h"
 #include "cli/cli.h"
+#include "cli/map_into.h"
 #include "cli/near.h"
+#include "cli/replace.h"
 
 static int out_of_memory(void)
 {
@@ -100,12 +103,86 @@ static int export_backups(const struct derpmap *m, const struct map_export *how,
     return rc;
 }
 
-int map_export(const struct map_file *f, const struct map_export *how)
+/* ---- into a file that holds more ---- */
+
+/* The file's text with a NUL behind it; NULL after a complaint. */
+static char *read_into(const char *path, size_t *n)
+{
+    char *text = cli_read_file("map", path, n), *more = text ? realloc(text, *n + 1) : NULL;
+
+    if (!more) {
+        free(text);
+        return NULL;
+    }
+    more[*n] = 0;
+    return more;
+}
+
+/* What was made is what clients would read: as many regions and nodes as were exported. */
+static bool holds(const char *whole, const char *text)
+{
+    struct text_error err;
+    struct derpmap *a = derpmap_parse(whole, strlen(whole), &err),
+                   *b = derpmap_parse(text, strlen(text), &err);
+    bool same = a && b && a->n_regions == b->n_regions && a->n_nodes == b->n_nodes;
+
+    for (int i = 0; same && i < a->n_nodes; i++)
+        same = strcmp(a->nodes[i].host_name, b->nodes[i].host_name) == 0;
+    derpmap_free(a);
+    derpmap_free(b);
+    return same;
+}
+
+/* Writes the whole, if it is another text than the file has.  The exit code. */
+static int write_into(const struct map_export *how, const char *old, const char *whole)
+{
+    char *path = realpath(how->into, NULL); /* a link stays one */
+    const char *done = strcmp(old, whole) == 0 ? "unchanged" : how->dry_run ? "would be changed" : "changed";
+    int rc = 0;
+
+    if (!path || (strcmp(done, "changed") == 0 && cli_file_replace(path, whole) != 0)) {
+        fprintf(stderr, "derpmesh map: cannot write %s: %s\n", how->into, strerror(errno));
+        rc = EXIT_CANNOT_RUN;
+    } else {
+        printf("%s: %s\n", how->into, done);
+    }
+    free(path);
+    return rc;
+}
+
+/* Whether the file is a policy: what --to says, else its text. */
+static bool into_policy(const struct map_export *how, const char *old, size_t n)
+{
+    return how->to_given ? how->to != DERPMAP_TO_HEADSCALE : map_into_is_policy(old, n);
+}
+
+/* text: as exported for that kind of file. */
+static int export_into(const struct map_export *how, const char *old, size_t n, const char *text)
+{
+    struct text_error err;
+    char *whole = how->to == DERPMAP_TO_HEADSCALE ? map_into_headscale(old, n, text, &err)
+                                                  : map_into_policy(old, n, text, &err);
+    int rc = EXIT_MAP_AT_FAULT;
+
+    if (!whole)
+        map_print_finding(stderr, how->into, &err, true);
+    else if (!holds(whole, text))
+        fprintf(stderr,
+                "derpmesh map: %s: left as it is: with the map in it, it would be read as another one\n",
+                how->into);
+    else
+        rc = write_into(how, old, whole);
+    free(whole);
+    return rc;
+}
+
+/* ---- the command ---- */
+
+static int export_map(const struct map_file *f, const struct map_export *how, char **text)
 {
     struct map_report r = {.to = stderr, .file = f->name, .errors_only = true};
     struct text_error err;
     struct derpmap *m = derpmap_parse(f->text, f->n, &err);
-    char *text = NULL;
     int rc = 0;
 
     if (!m) {
@@ -118,14 +195,29 @@ int map_export(const struct map_file *f, const struct map_export *how)
         return EXIT_MAP_AT_FAULT;
     }
     if (how->backups)
-        rc = export_backups(m, how, &text);
+        rc = export_backups(m, how, text);
     else
-        text = derpmap_export(m, how->to);
+        *text = derpmap_export(m, how->to);
     derpmap_free(m);
-    if (rc == 0 && !text)
-        rc = out_of_memory();
-    if (rc == 0)
+    return rc == 0 && !*text ? out_of_memory() : rc;
+}
+
+int map_export(const struct map_file *f, const struct map_export *wanted)
+{
+    struct map_export how = *wanted;
+    char *text = NULL, *old = NULL;
+    size_t n = 0;
+
+    if (how.into && !(old = read_into(how.into, &n)))
+        return EXIT_CANNOT_RUN;
+    if (how.into) /* plain JSON: a policy may be read by something that knows no trailing commas */
+        how.to = into_policy(&how, old, n) ? DERPMAP_TO_JSON : DERPMAP_TO_HEADSCALE;
+    int rc = export_map(f, &how, &text);
+    if (rc == 0 && how.into)
+        rc = export_into(&how, old, n, text);
+    else if (rc == 0)
         fputs(text, stdout);
     free(text);
+    free(old);
     return rc ? rc : map_finish_output();
 }

@@ -37,6 +37,9 @@ struct map_export {
     enum derpmap_to to;
     int backups;          /* nodes of other regions that each region is to list */
     const char *measured; /* a file of probe --json, or NULL */
+    const char *into;     /* a policy or derp.yaml that gets the map; NULL: standard output */
+    bool to_given;        /* to was said; else into's text decides */
+    bool dry_run;         /* into is not written */
 };
 int map_export(const struct map_file *f, const struct map_export *how);
 /* The exit code, after a complaint if standard output was not written. */
