@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12.  Idempotent: what is there is left alone.
 #
-# usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker] [deb]     (nothing named: all)
+# usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker] [deb] [ansible]     (nothing named: all)
 #
 #   build   gcc, CMake, Ninja, the libraries, Python for the demonstration
 #   clang   the second compiler, with its sanitizers and fuzzer
@@ -10,6 +10,7 @@
 #   proxies nginx, HAProxy, Caddy, supervisor: the tests put a node behind or below them; they are not started as services
 #   netns   what the tests in network namespaces call: ip, nft, nsenter
 #   deb     what cpack calls to make a Debian package
+#   ansible Ansible and its linter
 #   docker  an engine, compose, debootstrap (for a base image where none can be pulled)
 #
 # Go: Debian 12 has 1.19, and tailscale.com asks for more.  A Go that is new enough is used where there
@@ -28,6 +29,7 @@ PROXIES=(nginx-light haproxy caddy supervisor)
 NETNS=(iproute2 nftables util-linux)
 DOCKER=(debootstrap)
 DEB=(dpkg-dev file)
+ANSIBLE=(ansible ansible-lint)
 GO_WANTED=1.26.8 # fetched where there is none that is at least as new as GO_LEAST
 
 installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
@@ -46,6 +48,7 @@ missing_packages() {
     case " $GROUPS_WANTED " in *' proxies '*) wanted+=("${PROXIES[@]}") ;; esac
     case " $GROUPS_WANTED " in *' netns '*) wanted+=("${NETNS[@]}") ;; esac
     case " $GROUPS_WANTED " in *' deb '*) wanted+=("${DEB[@]}") ;; esac
+    case " $GROUPS_WANTED " in *' ansible '*) wanted+=("${ANSIBLE[@]}") ;; esac
     case " $GROUPS_WANTED " in *' docker '*)
         wanted+=("${DOCKER[@]}")
         have docker || wanted+=(docker.io)
@@ -127,11 +130,11 @@ main() {
     for group in "$@"; do
         case $group in
         --list) list=true ;;
-        build | clang | check | go | proxies | netns | docker | deb) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
-        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker] [deb]" ;;
+        build | clang | check | go | proxies | netns | docker | deb | ansible) GROUPS_WANTED="$GROUPS_WANTED $group" ;;
+        *) die "usage: install-deps.sh [--list] [build] [clang] [check] [go] [proxies] [netns] [docker] [deb] [ansible]" ;;
         esac
     done
-    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go proxies netns docker deb'
+    [ -n "$GROUPS_WANTED" ] || GROUPS_WANTED='build clang check go proxies netns docker deb ansible'
     if $list; then
         missing_packages
         return

@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-STAGES=(format includes build-gcc build-clang unit sim asan tsan fuzz integration integration-asan faults docker deb demo bench)
+STAGES=(format includes build-gcc build-clang unit sim asan tsan fuzz integration integration-asan faults docker deb ansible demo bench)
 QUICK=(format includes unit)
 LOGS=$ROOT/build/logs
 LONG=${DERPMESH_LONG:-}
@@ -40,6 +40,7 @@ stage_deps() {
     integration-asan | bench) echo build go ;;
     docker) echo build docker go ;;
     deb) echo build docker deb ;;
+    ansible) echo build docker deb ansible ;;
     *) echo build ;;
     esac
 }
@@ -353,16 +354,20 @@ stage_docker() {
     go_tests release ./compose -timeout 15m
 }
 
-# The package in a container of its own with systemd.
-stage_deb() {
+# script_counts SCRIPT: its lines "ok: …" are the tests that passed; its failure is one that did not.
+script_counts() {
     local out rc=0 passed
     out=$(mktemp)
-    bash tests/deb/deb_test.sh 2>&1 | tee "$out" || rc=$?
+    bash "$1" 2>&1 | tee "$out" || rc=$?
     passed=$(grep -c '^ok: ' "$out" || true)
     rm -f "$out"
     if [ "$rc" != 0 ] || [ "$passed" = 0 ]; then count "$passed" 1 && return; fi
     count "$passed" 0
 }
+
+# The package, and the role, on machines of their own with systemd.
+stage_deb() { script_counts tests/deb/deb_test.sh; }
+stage_ansible() { script_counts tests/ansible/ansible_test.sh; }
 
 stage_demo() { counted demo bash scripts/demo.sh --once; }
 

@@ -6,11 +6,11 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=tests/deb/machine.sh
+. "$(dirname "$0")/machine.sh"
 cd "$ROOT"
 
 NAME=derpmesh-deb-test-$$
-BASE=${BASE:-debian:bookworm-slim}
-DEBS=$ROOT/build/deb/packages
 EXPOSURE=1.6 # of systemd-analyze security, at most
 
 ok() { echo "ok: $*"; }
@@ -35,27 +35,11 @@ until_true() {
     done
 }
 
-build_packages() {
-    cmake -S . -B build/deb -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O2 -g -DNDEBUG" \
-        -DDERPMESH_TESTS=OFF -DDERPMESH_DEB=ON
-    cmake --build build/deb
-    rm -rf "$DEBS"
-    mkdir -p "$DEBS"
-    (
-        cd build/deb
-        cpack -B "$DEBS"
-        cpack -B "$DEBS" -D CPACK_DEBIAN_PACKAGE_VERSION=99.0 # the next one
-    )
-}
-
 booted() { inside systemctl list-units >/dev/null 2>&1; }
 
 start_machine() {
-    bash scripts/docker-base.sh "$BASE"
-    docker build -q --build-arg "BASE=$BASE" -t derpmesh-deb-test tests/deb
-    docker run -d --name "$NAME" --cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined \
-        --security-opt systempaths=unconfined -v /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /run/lock --tmpfs /tmp \
-        -v "$DEBS:/debs:ro" derpmesh-deb-test >/dev/null
+    machine_image
+    machine_run "$NAME"
     until_true 60 "systemd does not come up" booted
     inside timeout 60 systemctl is-system-running --wait >/dev/null || true
 }
