@@ -24,7 +24,7 @@ fail() {
     exit 1
 }
 clean_up() {
-    docker rm -f "$NAME" >/dev/null 2>&1 || true
+    docker rm -f -v "$NAME" >/dev/null 2>&1 || true
     docker volume rm -f "$NAME" >/dev/null 2>&1 || true
     rm -rf "$WORK"
 }
@@ -45,7 +45,7 @@ run_line() {
     case $line in *"$IMAGE"*12345* | *12345*"$IMAGE"*) ;; *) fail "$LINES has another form: $line" ;; esac
     line="docker run $* ${line#docker run}"
     echo "+ $line"
-    docker rm -f "$NAME" >/dev/null 2>&1 || true
+    docker rm -f -v "$NAME" >/dev/null 2>&1 || true
     bash -c "$line" >/dev/null || fail "it does not start"
 }
 
