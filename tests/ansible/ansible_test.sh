@@ -125,7 +125,9 @@ grep -Eq 'derpmesh_admission' "$WORK/out" || fail "it does not say what is missi
 ! inside fra test -e /usr/bin/derpmesh || fail "installed although nobody has chosen"
 ok "no rollout before somebody has chosen who may use it"
 
-write_inventory '    derpmesh_admission: open'
+write_inventory '    derpmesh_admission: open
+    derpmesh_into: [{host: fra, file: /root/derp.yaml}]'
+inside fra sh -c 'printf "# kept by hand\nregions:\n  901:\n    regionid: 901\n    regioncode: old\n    nodes: []\n" >/root/derp.yaml'
 play site --check --diff || fail "check mode on bare machines"
 ! inside fra test -e /usr/bin/derpmesh || fail "check mode has installed something"
 [ ! -e "$WORK/derpmesh-mesh.key" ] || fail "check mode has made a key"
@@ -133,6 +135,11 @@ ok "check mode changes nothing"
 
 play site || fail "the first run"
 for host in "${HOSTS[@]}"; do [ "$(links "$host")" = 1 ] || fail "$host has no link"; done
+inside fra cat /root/derp.yaml >"$WORK/derp.yaml"
+if ! grep -q "^# kept by hand" "$WORK/derp.yaml" || ! grep -q hkg-1 "$WORK/derp.yaml" || grep -q old "$WORK/derp.yaml"; then
+    cat "$WORK/derp.yaml"
+    fail "the map is not in Headscale's file, or more than the map was changed"
+fi
 ! grep -q "$(cat "$WORK/derpmesh-mesh.key")" "$WORK/out" || fail "the mesh key is in the output"
 ok "two nodes in two regions, linked"
 play site || fail "the second run"
