@@ -72,6 +72,8 @@ static void peer_learn(struct mesh *m, struct peer *p, const struct link *l)
             "peer's boot number went back (its state was lost or restored?) peer=%s boot=%llu before=%llu",
             p->name, (unsigned long long)h->boot, (unsigned long long)p->boot);
     p->boot = h->boot;
+    if (memcmp(p->instance, h->instance, sizeof p->instance) != 0)
+        memcpy(p->earlier, p->instance, sizeof p->earlier);
     memcpy(p->instance, h->instance, sizeof p->instance);
     mesh_printable(p->software, sizeof p->software, h->software);
     memcpy(p->map_hash, h->map_hash, sizeof p->map_hash);
@@ -193,8 +195,11 @@ void link_proven(struct mesh *m, struct link *l)
     if (l == p->tunnel_dialing)
         p->tunnel_dialing = NULL;
     if (p->link && memcmp(p->instance, l->theirs.instance, sizeof p->instance) != 0) {
-        /* What a node between still held of a process that has ended is no copied machine. */
-        if (l->is_tunnel && l->theirs.boot < p->boot)
+        /* What a node between still held of a process that has ended is no copied machine; its boot number may be the higher one
+         * where the new process has lost the state. */
+        bool late =
+            l->theirs.boot < p->boot || memcmp(p->earlier, l->theirs.instance, sizeof p->earlier) == 0;
+        if (l->is_tunnel && late)
             link_end(m, l, LINK_END_BYE, MESHMSG_BYE_DUPLICATE,
                      "late words of an earlier start of this node");
         else

@@ -271,6 +271,7 @@ struct peer {
 
     uint64_t boot; /* highest proven */
     uint8_t instance[MESHMSG_INSTANCE_LEN];
+    uint8_t earlier[MESHMSG_INSTANCE_LEN]; /* the one before: it has ended, or lost against this one */
     uint8_t map_hash[MESHMSG_HASH_LEN];
     bool has_hash;
     uint64_t features;

@@ -92,7 +92,8 @@ static void crowd_free(struct bench *b)
 {
     for (int i = 0; i < CROWD; i++) {
         close(crowd.fd[i]);
-        stream_close(&crowd.end[i]->s, "test over");
+        if (!crowd.end[i]->closed)
+            stream_close(&crowd.end[i]->s, "test over");
     }
     bench_free(b);
     for (int i = 0; i < CROWD; i++) {
